@@ -1,0 +1,1 @@
+"""A node on one's own machine: what the demo, the tests and the benchmarks run on."""

@@ -1,0 +1,111 @@
+"""The node's cgroups, seen from the host: one in every hierarchy, below the one we are in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Dict, List
+
+from dev.lib.errors import DevError
+
+ROOT = Path("/sys/fs/cgroup")
+
+#: Processes started by `dev/node exec` and the node's PID 1. On cgroup v2 only leaves may hold any.
+LEAF = "init"
+
+
+def plan(name: str) -> List[Path]:
+    """Where the node's cgroups are to be, by what /proc says of ourselves."""
+    mounts = _mounts()
+    found = []
+    for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines():
+        _, controllers, path = line.split(":", 2)
+        mount = mounts.get(controllers.replace("name=", ""))
+        if mount:
+            found.append(Path(mount + path.rstrip("/")) / ("zeropod-dev-" + name))
+    if not found:
+        raise DevError("no cgroup hierarchy is mounted below %s" % ROOT)
+    return found
+
+
+def create(paths: List[Path]) -> None:
+    """Makes them usable: v1's cpuset filled in, v2's controllers passed down."""
+    for path in paths:
+        path.mkdir(exist_ok=True)
+        fill_cpuset(path)
+        available = path.parent / "cgroup.controllers"
+        if len(paths) == 1 and available.exists():
+            for controller in available.read_text(encoding="ascii").split():
+                try:
+                    (path.parent / "cgroup.subtree_control").write_text(
+                        "+" + controller, encoding="ascii"
+                    )
+                except OSError:
+                    # Our own cgroup holds processes and is not the root: nothing can be passed
+                    # down. The node works, its containers have no limits of that kind.
+                    continue
+        (path / LEAF).mkdir(exist_ok=True)
+        fill_cpuset(path / LEAF)
+
+
+def fill_cpuset(path: Path) -> None:
+    """Cgroup v1: a new cpuset has neither processors nor memory and takes no process."""
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if (path / "cpuset.cpu_exclusive").exists() and not (path / name).read_text(
+            encoding="ascii"
+        ).strip():
+            (path / name).write_text(
+                (path.parent / name).read_text(encoding="ascii"), encoding="ascii"
+            )
+
+
+def remove(paths: List[Path], timeout: float = 10.0) -> List[Path]:
+    """Kills what is left in them and removes them; returns what could not be removed."""
+    deadline = time.monotonic() + timeout
+    while True:
+        for path in paths:
+            for folder, _, _ in os.walk(path, topdown=False):
+                _kill(Path(folder))
+                try:
+                    os.rmdir(folder)
+                except OSError:
+                    # Still busy; looked at again below.
+                    continue
+        left = [path for path in paths if path.exists()]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.02)
+
+
+def _kill(path: Path) -> None:
+    try:
+        pids = (path / "cgroup.procs").read_text(encoding="ascii").split()
+    except OSError:
+        return
+    for pid in pids:
+        # 0 would be our own group: a process of a foreign pid namespace reads so.
+        if int(pid) > 1:
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def _mounts() -> Dict[str, str]:
+    """Mount points by hierarchy: a controller's set as /proc/self/cgroup spells it, "" for v2."""
+    found = {}  # type: Dict[str, str]
+    for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
+        _, where, kind, options = line.split()[:4]
+        if not where.startswith(str(ROOT)):
+            continue
+        if kind == "cgroup2":
+            found.setdefault("", where)
+        elif kind == "cgroup":
+            # A hierarchy's controllers come last in its options; its folder carries their names.
+            found.setdefault(Path(where).name, where)
+            for option in options.split(","):
+                if option.startswith("name="):
+                    found.setdefault(option[5:], where)
+    return found

@@ -1,0 +1,52 @@
+"""Everything a node consists of, built or found in the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import List, Optional
+
+from dev.lib import bundle, containerd, host, images, rootfs, supervisor
+from dev.lib.cache import Cache
+
+
+@dataclass
+class Environment:
+    """The cache, the Debian tree and the layers above it."""
+
+    cache: Cache
+    rootfs: Path
+    venv: Path
+    criu: Path
+    packages: List[str] = field(default_factory=list)
+    supervisor: Optional[Path] = None
+
+    @property
+    def layers(self) -> List[Path]:
+        """For an overlay mount, topmost first."""
+        return [layer for layer in (self.supervisor, self.criu, self.venv, self.rootfs) if layer]
+
+    def node_layers(self, variant: str) -> List[Path]:
+        """The same with this containerd variant on top."""
+        top = containerd.layer(self.cache, variant)
+        return [top, *self.layers] if top else self.layers
+
+    def images(self) -> Path:
+        """The directory of test images."""
+        return images.archives(self.cache, self.rootfs)
+
+
+def ensure(cache: Optional[Cache] = None) -> Environment:
+    """Installs what the host lacks and builds what the cache lacks."""
+    host.require_root()
+    host.require_packages()
+    cache = cache or Cache()
+    base = rootfs.base(cache)
+    return Environment(
+        cache=cache,
+        rootfs=base,
+        venv=rootfs.venv(cache, base),
+        criu=bundle.criu(cache),
+        supervisor=supervisor.layer(cache, base),
+        packages=rootfs.packages(base),
+    )

@@ -1,0 +1,279 @@
+"""Second half of the node's PID 1: the node's network, then its services, kept running.
+
+A service that ends is started again 0.2 s later, unless `/run/node/hold/<name>` exists. Each has a
+cgroup of its own, a pid file `/run/node/<name>.pid` and a log `/var/log/node/<name>.log`. Runs on
+the node's own Python; standard library only.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+log = logging.getLogger("keeper")
+
+RUN = Path("/run/node")
+LOGS = Path("/var/log/node")
+PYTHON = "/opt/zeropod/venv/bin/python"
+CODE = Path("/opt/zeropod/lib/python")
+
+#: Between the end of a service and its next start, in seconds.
+PAUSE = 0.2
+
+CONTAINERD = """\
+version = 2
+[plugins."io.containerd.nri.v1.nri"]
+  disable = false
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "zeropod.dev/pause:1"
+  restrict_oom_score_adj = %(restrict)s
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "/etc/cni/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.zeropod]
+    runtime_type = "io.containerd.runc.v2"
+"""
+
+CNI = {
+    "cniVersion": "1.0.0",
+    "name": "node",
+    "plugins": [
+        {
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": True,
+            "hairpinMode": True,
+            "ipam": {
+                "type": "host-local",
+                "dataDir": "/run/cni-ipam",
+                "ranges": [[{"subnet": "10.88.0.0/16"}], [{"subnet": "fd00:88::/64"}]],
+                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+            },
+        }
+    ],
+}
+
+
+@dataclass
+class Service:
+    """One program that is kept running."""
+
+    name: str
+    command: list[str]
+    cgroup: str
+    needs: Path | None = None
+    """A file without which it cannot be started; looked for again and again."""
+
+    env: dict[str, str] = field(default_factory=dict)
+    pid: int = 0
+    not_before: float = 0.0
+
+    def due(self) -> bool:
+        """Whether it has to be started now."""
+        if self.pid or time.monotonic() < self.not_before:
+            return False
+        if self.needs and not self.needs.exists():
+            return False
+        return not (RUN / "hold" / self.name).exists()
+
+    def start(self) -> None:
+        """Forks; the child moves into its cgroup before it becomes the program."""
+        pid = os.fork()
+        if pid:
+            self.pid = pid
+            (RUN / f"{self.name}.pid").write_text(f"{pid}\n", encoding="ascii")
+            return
+        try:
+            join(self.cgroup)
+            os.setsid()
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            output = os.open(
+                LOGS / f"{self.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
+            )
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.execvpe(self.command[0], self.command, {**os.environ, **self.env})
+        except OSError:
+            log.exception("cannot start %s", self.name)
+        finally:
+            os._exit(127)
+
+    def ended(self, status: int) -> None:
+        """Notes that it is gone."""
+        log.info("%s (pid %d) ended: %d", self.name, self.pid, os.waitstatus_to_exitcode(status))
+        (RUN / f"{self.name}.pid").unlink(missing_ok=True)
+        self.pid = 0
+        self.not_before = time.monotonic() + PAUSE
+
+
+def join(name: str) -> None:
+    """Moves the calling process into a cgroup of this name in every hierarchy."""
+    for root in hierarchies():
+        cgroup = root / name
+        cgroup.mkdir(exist_ok=True)
+        # cgroup v1: a new cpuset has neither processors nor memory and takes no process.
+        if (root / "cpuset.cpus").exists() and root.name == "cpuset":
+            for item in ("cpuset.cpus", "cpuset.mems"):
+                if not (cgroup / item).read_text(encoding="ascii").strip():
+                    (cgroup / item).write_text(
+                        (root / item).read_text(encoding="ascii"), encoding="ascii"
+                    )
+        (cgroup / "cgroup.procs").write_text("0", encoding="ascii")
+
+
+def hierarchies() -> list[Path]:
+    """The roots of all cgroup hierarchies; one on cgroup v2."""
+    root = Path("/sys/fs/cgroup")
+    if (root / "cgroup.procs").exists():
+        return [root]
+    return [
+        folder for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.is_symlink()
+    ]
+
+
+def pass_controllers_down() -> None:
+    """Cgroup v2: lets pods have limits. Fails as long as a process is in the root: try for a while."""
+    root = Path("/sys/fs/cgroup")
+    if not (root / "cgroup.controllers").exists():
+        return
+    for controller in (root / "cgroup.controllers").read_text(encoding="ascii").split():
+        for _ in range(100):
+            try:
+                (root / "cgroup.subtree_control").write_text(f"+{controller}", encoding="ascii")
+                break
+            except OSError:
+                time.sleep(0.02)
+
+
+def network(name: str) -> None:
+    """Loopback, forwarding, the CNI network. Pods are reached through its bridge."""
+    socket.sethostname(name)
+    Path("/etc/hosts").write_text(
+        f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n", encoding="utf-8"
+    )
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    sysctl = Path("/proc/sys/net")
+    # Duplicate detection would keep each new IPv6 address unusable for a second.
+    for item, value in (("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1"),
+                        ("ipv6/conf/default/accept_dad", "0")):  # fmt: skip
+        if (sysctl / item).exists():
+            (sysctl / item).write_text(value, encoding="ascii")
+    folder = Path("/etc/cni/net.d")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads(json.dumps(CNI))
+    if not (sysctl / "ipv6").exists():
+        log.warning("this kernel has no IPv6: pods get IPv4 addresses only")
+        del config["plugins"][0]["ipam"]["ranges"][1], config["plugins"][0]["ipam"]["routes"][1]
+    (folder / "10-node.conflist").write_text(json.dumps(config), encoding="utf-8")
+
+
+def configure_containerd() -> None:
+    """Sandboxes ask for oom_score_adj -998; lowering takes CAP_SYS_RESOURCE, which may be absent."""
+    own = Path("/proc/self/oom_score_adj")
+    before = own.read_text(encoding="ascii")
+    try:
+        own.write_text(str(int(before) - 1), encoding="ascii")
+        own.write_text(before, encoding="ascii")
+        restrict = "false"
+    except OSError:
+        restrict = "true"
+    Path("/etc/containerd").mkdir(exist_ok=True)
+    Path("/etc/containerd/config.toml").write_text(
+        CONTAINERD % {"restrict": restrict}, encoding="utf-8"
+    )
+
+
+def services(plan: dict[str, object]) -> list[Service]:
+    """What runs on this node, in order of start."""
+    found = [Service("containerd", ["containerd"], "containerd")]
+    if plan["zeropod"]:
+        env = {"PYTHONPATH": str(CODE), "PYTHONUNBUFFERED": "1"}
+        for name, module in (("daemon", "checkpointer"), ("plugin", "nri_plugin")):
+            found.append(Service(name, [PYTHON, "-m", module], f"zeropod-{name}",
+                                 CODE / module / "__main__.py", env))  # fmt: skip
+    return found
+
+
+def prepare() -> None:
+    """Started by PID 1 beside the services: images in, then tells the host how it went."""
+    try:
+        wait(
+            "containerd",
+            lambda: (
+                not subprocess.run(["ctr", "version"], capture_output=True, check=False).returncode
+            ),
+        )
+        marks = Path("/var/lib/containerd/imported")
+        marks.mkdir(exist_ok=True)
+        for archive in sorted((RUN / "images").glob("*.tar")):
+            if not (marks / archive.name).exists():
+                subprocess.run(["ctr", "-n", "k8s.io", "images", "import", str(archive)],
+                               check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+                (marks / archive.name).touch()
+    except (OSError, subprocess.SubprocessError, TimeoutError) as error:
+        (LOGS / "failed").write_text(f"{error}\n", encoding="utf-8")
+        return
+    (LOGS / "ready").touch()
+
+
+def wait(what: str, done: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Waits until something is so."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            message = f"{what} did not answer within {seconds:.0f} s"
+            raise TimeoutError(message)
+        time.sleep(0.05)
+
+
+def keep(running: list[Service]) -> None:
+    """Reaps for ever; starts what is due."""
+    while True:
+        for service in running:
+            if service.due():
+                service.start()
+        signal.sigtimedwait([signal.SIGCHLD], 0.1)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            for service in running:
+                if service.pid == pid:
+                    service.ended(status)
+
+
+def main() -> None:
+    """PID 1."""
+    os.environ.clear()
+    os.environ.update(PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                      HOME="/root", LANG="C.UTF-8")  # fmt: skip
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+    plan = json.loads((RUN / "plan.json").read_text(encoding="utf-8"))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    (RUN / "hold").mkdir()
+    LOGS.mkdir(exist_ok=True)
+    join("init")
+    pass_controllers_down()
+    network(plan["name"])
+    configure_containerd()
+    if not os.fork():
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        prepare()
+        os._exit(0)
+    keep(services(plan))
+
+
+if __name__ == "__main__":
+    main()

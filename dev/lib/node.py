@@ -1,0 +1,267 @@
+"""A node, seen from the host: started, entered, looked at, ended.
+
+All there is of a node is one process tree in namespaces of its own, its cgroups, and a state
+directory `<cache>/nodes/<name>`. Its PID 1 killed, everything but cgroups and directory is gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NoReturn, Optional, Sequence
+
+from dev.lib import cgroups, code, host, process, sandbox
+from dev.lib.cache import Cache
+from dev.lib.environment import Environment
+from dev.lib.errors import DevError
+
+log = logging.getLogger("dev")
+
+#: Seconds after which a node that is not up has failed.
+PATIENCE = 60.0
+
+#: Puts itself into the cgroups given before `--` and becomes the command after it.
+JOIN = 'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 70; shift; done; shift; exec "$@"'
+
+
+class Node:
+    """One node by its name; there need not be one."""
+
+    def __init__(self, cache: Cache, name: str = "zeropod") -> None:
+        # A cgroup, a directory and a host name are made of it.
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", name):
+            raise DevError("a node's name is made of a-z, 0-9 and '-': %r is not" % name)
+        self.cache = cache
+        self.name = name
+        self.state = cache.root / "nodes" / name
+
+    # --- what is there -------------------------------------------------------
+
+    def facts(self) -> Optional[Dict[str, Any]]:
+        """What was written down when it was started; None if there is no node of this name."""
+        try:
+            found = json.loads((self.state / "node.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return dict(found)
+
+    def pid(self) -> Optional[int]:
+        """The host's pid of its PID 1, if it is alive."""
+        facts = self.facts()
+        if not facts or not facts.get("pid"):
+            return None
+        return facts["pid"] if _start_time(facts["pid"]) == facts["started"] else None
+
+    def ready(self) -> bool:
+        """Whether its start went through."""
+        return bool(self.pid()) and (self.state / "log/node/ready").exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one program at a time starts, changes or ends this node."""
+        self.state.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.state.parent / (".%s.lock" % self.name), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    # --- start and stop ------------------------------------------------------
+
+    def start(
+        self, environment: Environment, *, variant: str = "debian", zeropod: bool = True
+    ) -> None:
+        """Starts it and waits until pods can be run; a running one of the same kind is left as it is.
+
+        Raises:
+            DevError: It runs already as another kind, or did not come up.
+        """
+        with self.locked():
+            facts = self.facts()
+            if facts and self.ready():
+                if (facts["variant"], facts["zeropod"]) != (variant, zeropod):
+                    raise DevError(
+                        "node %s runs with containerd %s, %s zeropod. Run: dev/node stop --name %s"
+                        % (
+                            self.name,
+                            facts["variant"],
+                            "with" if facts["zeropod"] else "without",
+                            self.name,
+                        )
+                    )
+                return
+            self._destroy()
+            try:
+                self._launch(environment, variant, zeropod)
+                self._await_ready()
+            except BaseException:
+                self._report()
+                self._destroy()
+                raise
+
+    def stop(self) -> bool:
+        """Ends it and removes all that was of it; False if there was none."""
+        with self.locked():
+            there = self.facts() is not None or self.state.exists()
+            self._destroy()
+        return there
+
+    def _launch(self, environment: Environment, variant: str, zeropod: bool) -> None:
+        for name in ("upper", "work", "root", "containerd", "zeropod", "log/node"):
+            (self.state / name).mkdir(parents=True)
+        code.install(self.state / "upper", environment.packages)
+        groups = cgroups.plan(self.name)
+        plan = {
+            "name": self.name,
+            "zeropod": zeropod,
+            "state": str(self.state),
+            "layers": [str(layer) for layer in environment.node_layers(variant)],
+            "images": str(environment.images()),
+            "repository": str(host.REPOSITORY),
+        }
+        facts = {
+            "pid": 0,
+            "variant": variant,
+            "zeropod": zeropod,
+            "cgroups": [str(g) for g in groups],
+        }
+        self._note(facts)
+        cgroups.create(groups)
+        unshare = ["unshare", "-mnpuiC", "--propagation", "private", "--fork", "--kill-child",
+                   sys.executable, "-I", str(Path(__file__).with_name("boot.py")), json.dumps(plan)]  # fmt: skip
+        # `unshare` stays as the parent and holds the locks on the layers as long as the node lives.
+        outer = process.spawn(
+            ["sh", "-c", JOIN, "sh", *groups, "--", *unshare],
+            output=self.state / "log/node/init.log",
+            pass_fds=list(self.cache.locks.values()),
+        )
+        inner = _only_child(outer.pid)
+        facts.update(pid=inner, started=_start_time(inner))
+        self._note(facts)
+        for group in groups:
+            (group / cgroups.LEAF / "cgroup.procs").write_text(str(outer.pid), encoding="ascii")
+        # It outlives us; its status is nobody's business.
+        outer.returncode = 0
+
+    def _note(self, facts: Dict[str, Any]) -> None:
+        fresh = self.state / "node.json.new"
+        fresh.write_text(json.dumps(facts), encoding="utf-8")
+        fresh.rename(self.state / "node.json")
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not self.ready():
+            if self.pid() is None:
+                raise DevError("node %s ended while it started" % self.name)
+            failed = self.state / "log/node/failed"
+            if failed.exists():
+                raise DevError("node %s: %s" % (self.name, failed.read_text(encoding="utf-8")))
+            if time.monotonic() > deadline:
+                raise DevError("node %s is not up after %.0f s" % (self.name, PATIENCE))
+            time.sleep(0.02)
+
+    def _report(self) -> None:
+        """What the logs said last, before they are removed."""
+        for path in sorted((self.state / "log/node").glob("*.log")):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+            log.error("--- %s\n%s", path.name, "\n".join(lines))
+
+    def _destroy(self) -> None:
+        facts = self.facts() or {}
+        pid = self.pid()
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+        left = cgroups.remove([Path(path) for path in facts.get("cgroups", [])])
+        if left:
+            raise DevError(
+                "could not remove the cgroups %s" % ", ".join(str(path) for path in left)
+            )
+        if self.state.exists():
+            process.run(["rm", "-rf", "--one-file-system", self.state])
+
+    # --- use -----------------------------------------------------------------
+
+    def command(self, program: Sequence[str], *, cwd: str = "/") -> List[str]:
+        """The host's command line that runs a program in the node.
+
+        Raises:
+            DevError: The node does not run.
+        """
+        pid, facts = self.pid(), self.facts()
+        if not pid or not facts:
+            raise DevError(
+                "node %s is not running. Run: dev/node start --name %s" % (self.name, self.name)
+            )
+        enter = ["nsenter", "-t", str(pid), "-m", "-n", "-p", "-u", "-i", "-C", "-r", "--",
+                 "env", "-i", "-C", cwd, "PATH=" + sandbox.PATH, "HOME=/root", "LANG=C.UTF-8",
+                 "TERM=" + os.environ.get("TERM", "dumb"), "PYTHONDONTWRITEBYTECODE=1", *program]  # fmt: skip
+        groups = [group + "/" + cgroups.LEAF for group in facts["cgroups"]]
+        return ["sh", "-c", JOIN, "sh", *groups, "--", *enter]
+
+    def call(self, program: Sequence[str], *, cwd: str = "/") -> int:
+        """Runs a program in the node on our own terminal; returns its exit status."""
+        return process.call(self.command(program, cwd=cwd))
+
+    def become(self, program: Sequence[str], *, cwd: str = "/") -> NoReturn:
+        """Replaces this process by a program in the node."""
+        words = self.command(program, cwd=cwd)
+        os.execvp(words[0], words)
+
+    def reload(self, environment: Environment) -> None:
+        """Puts the checkout's code into the running node and restarts plugin and daemon."""
+        with self.locked():
+            pid = self.pid()
+            if not pid:
+                raise DevError("node %s is not running" % self.name)
+            root = Path("/proc/%d/root" % pid)
+            code.install(root, environment.packages)
+            if environment.supervisor:
+                code.install_files(environment.supervisor, root)
+            for name in ("daemon", "plugin"):
+                try:
+                    inside = (
+                        (root / "run/node" / (name + ".pid")).read_text(encoding="ascii").strip()
+                    )
+                except OSError:
+                    continue
+                process.call(self.command(["kill", inside]))
+
+
+def nodes(cache: Cache) -> List[Node]:
+    """All nodes of which something is there."""
+    folder = cache.root / "nodes"
+    return [Node(cache, path.name) for path in sorted(folder.glob("[a-z0-9]*")) if path.is_dir()]
+
+
+def _start_time(pid: int) -> Optional[int]:
+    """When a process was started, in clock ticks since boot: tells it from a later one of its pid."""
+    try:
+        text = Path("/proc/%d/stat" % pid).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    # Field 22; the second is a name in parentheses that may contain anything.
+    fields = text.rpartition(")")[2].split()
+    return int(fields[19]) if fields[0] != "Z" else None
+
+
+def _only_child(pid: int, seconds: float = 10.0) -> int:
+    path = Path("/proc/%d/task/%d/children" % (pid, pid))
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            children = path.read_text(encoding="ascii").split()
+        except OSError:
+            break
+        if children:
+            return int(children[0])
+        time.sleep(0.005)
+    raise DevError("the node's first process did not start")
