@@ -1,0 +1,107 @@
+"""`python3 -m checkpointer`: the daemon."""
+
+import argparse
+import asyncio
+import dataclasses
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from checkpointer import (
+    cgroups,
+    containers,
+    errors,
+    execwatch,
+    images,
+    log,
+    service,
+    settings,
+    zygote,
+)
+from checkpointer.engine import Engine
+from checkpointer.node import Node
+from redirector import datapath
+from redirector.errors import RedirectorError
+from ttrpc import server
+
+logger = logging.getLogger("checkpointer")
+
+SLICE = "zeropod.slice"
+"""Host cgroup of what outlives the daemon."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT; 1 if it cannot start (the log says why and what to do)."""
+    chosen = _parse(argv)
+    log.set_up(chosen.log_format, chosen.log_level)
+    os.umask(0o077)
+    try:
+        asyncio.run(_serve(chosen))
+    except (OSError, errors.CheckpointerError, RedirectorError) as error:
+        logger.critical("start.failed", extra={"reason": str(error)}, exc_info=error)
+        return 1
+    return 0
+
+
+async def _serve(chosen: settings.Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    engine = await loop.run_in_executor(None, lambda: _engine(chosen))
+    node = Node(engine, containers.Records(chosen.run_dir / "containers"), chosen.workers)
+    engine.execs.start(node.wanted)
+    await node.start()
+    api = server.Server(service.services(node))
+    await api.serve_unix(chosen.socket, mode=0o600)
+    # What is there now stays; without this every collection walks all of it.
+    gc.collect()
+    gc.freeze()
+    logger.info(
+        "ready",
+        extra={"version": service.version(), "criu": engine.zygotes.version, **node.counts()},
+    )
+    await stop.wait()
+    logger.info("stopping")
+    await api.close()
+    await node.close()
+    engine.execs.close()
+    engine.datapath.close()
+
+
+def _engine(chosen: settings.Settings) -> Engine:
+    for directory in (chosen.run_dir, chosen.state_dir):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    helpers = cgroups.Slice.ensure(SLICE)
+    zygotes = zygote.Zygotes(
+        zygote.Bundle.at(chosen.bundle), run_dir=chosen.run_dir, slice_=helpers
+    )
+    zygotes.ensure()
+    return Engine(
+        settings=chosen,
+        datapath=datapath.Datapath.open(chosen.pin_root),
+        store=images.Store(chosen.state_dir),
+        zygotes=zygotes,
+        execs=execwatch.ExecWatch(chosen.container_dir / "wake"),
+    )
+
+
+def _parse(argv: Sequence[str] | None) -> settings.Settings:
+    parser = argparse.ArgumentParser(
+        "zeropod-checkpointer", description="Puts containers to sleep and wakes them."
+    )
+    for field in dataclasses.fields(settings.Settings):
+        flag = "--" + field.name.replace("_", "-")
+        kind = type(field.default)
+        parser.add_argument(
+            flag, type=Path if isinstance(field.default, Path) else kind, default=field.default
+        )
+    return settings.Settings(**vars(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

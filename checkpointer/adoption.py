@@ -1,0 +1,127 @@
+"""Taking over a container: read back what it is, put right what a dead daemon left half done, hold what sleeps.
+
+Used for a container that has just started as for one that slept through three daemons: there is one way in. Blocking.
+"""
+
+import logging
+import time
+
+from checkpointer import (
+    containers,
+    errors,
+    images,
+    lazy,
+    lifecycle,
+    reconcile,
+    rescue,
+    restore,
+    supervisor,
+)
+from checkpointer.container import Container
+from checkpointer.engine import Engine
+from checkpointer.lifecycle import Life, State
+from checkpointer.reconcile import Verdict
+
+log = logging.getLogger(__name__)
+
+CRIU_ENDS = 90.0
+"""Seconds to wait for a criu that works for a dead daemon; it is killed then, as a watchdog would have done."""
+
+
+def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[lifecycle.Event]]:
+    """The container as it is, and what should happen to it next.
+
+    Raises:
+        ProcessLookupError: It has ended meanwhile.
+        OSError, errors.CheckpointerError: It cannot be taken over; it runs on as it is.
+    """
+    pod = engine.datapath.attach(record.pid, record.sandbox_id)
+    container = Container(record, pod)
+    _let_criu_end(container, engine)
+    container.image = _image(container, engine)
+    verdict = _judge(container)
+    if verdict not in {Verdict.RUNNING, Verdict.EXITED}:
+        log.info("adopt", extra={"pod": record.title, "verdict": verdict.name})
+    match verdict:
+        case Verdict.RUNNING:
+            return _awake(container, engine), []
+        case Verdict.RESUME:
+            container.supervisor.tell(supervisor.Signal.RESUME, supervisor.State.RUN)
+            return _awake(container, engine), []
+        case Verdict.ASLEEP:
+            return _asleep(container, engine), []
+        case Verdict.RESTORE:
+            restore.kill_tree(container.target)
+            return _asleep(container, engine), [lifecycle.WakeAsked("adopted")]
+        case Verdict.EXITED:
+            return container, []
+        case Verdict.LOST:
+            return container, [
+                lifecycle.Lost("the application is gone and there is no image of it")
+            ]
+
+
+def _let_criu_end(container: Container, engine: Engine) -> None:
+    """Before anything is judged: a criu that the last daemon started goes on without it."""
+    deadline = time.monotonic() + CRIU_ENDS
+    while engine.zygotes.running(container.record.pid):
+        if time.monotonic() > deadline:
+            engine.zygotes.kill(container.record.pid)
+        time.sleep(0.01)
+
+
+def _image(container: Container, engine: Engine) -> images.Image | None:
+    try:
+        return engine.store.load(container.record.id)
+    except errors.ImageError as error:
+        log.warning(
+            "image.unusable", extra={"pod": container.record.title, "reason": error.reason}
+        )
+        return None
+
+
+def _judge(container: Container) -> Verdict:
+    control, image = container.supervisor, container.image
+    application = control.application() is not None
+    if application and control.state() is supervisor.State.ARMED:
+        if (
+            image is not None
+            and rescue.survey(container.target, image.manifest) is rescue.Survey.PART
+        ):
+            rescue.finish(container.target)
+            application = False
+        else:
+            rescue.after_dump(container.target)
+    if not application and control.state() is supervisor.State.ARMED and image is not None:
+        # criu had killed it, and nobody was left to tell the supervisor that this was meant.
+        control.tell(supervisor.Signal.ASLEEP, supervisor.State.ASLEEP)
+    fence = image.fence_state() if image is not None else None
+    return reconcile.judge(reconcile.Found(application, control.state(), fence))
+
+
+def _awake(container: Container, engine: Engine) -> Container:
+    """Let go what was held for it, and drop the image unless its pages are still being brought in."""
+    if container.record.id in engine.datapath.holds():
+        hold = container.pod.adopt(container.record.id, (), ())
+        hold.replay()
+        hold.close()
+    if container.image is not None:
+        container.drain = lazy.find(container.image)
+        if container.drain is None:
+            container.image.drop()
+            container.image = None
+    container.life = Life(State.RUNNING, cause="adopted" if container.image else "started")
+    return container
+
+
+def _asleep(container: Container, engine: Engine) -> Container:
+    image = container.image
+    if image is None:
+        raise errors.ImageError("asleep without an image")
+    held = images.held_of(image)
+    container.ports = held.ports
+    container.hold = container.pod.adopt(container.record.id, held.ports, held.connections)
+    engine.execs.hold(container.record.id, container.record.pid)
+    container.life = Life(State.ASLEEP, cause="adopted")
+    container.since = image.manifest.created
+    return container

@@ -1,0 +1,86 @@
+"""The daemon's API: the messages of service `zeropod.v1.Node`, spoken as ttRPC over a root-only unix socket.
+
+The plugin calls Report, the command line calls the rest. The plugin declares its half of Report by itself (neither
+package imports the other); a unit test compares the two.
+"""
+
+from ttrpc import messages
+
+SERVICE = "zeropod.v1.Node"
+
+m = messages.schema(
+    "zeropod.v1",
+    {
+        "Empty": [],
+        "Container": [
+            (1, "id", "string"),
+            (2, "sandbox_id", "string"),
+            (3, "name", "string"),
+            (4, "pod", "string"),
+            (5, "namespace", "string"),
+            (6, "uid", "string"),
+            (7, "runtime_handler", "string"),
+            (8, "pid", "int32"),
+            (9, "state", "string"),
+            (10, "managed", "bool"),
+            (11, "reason", "string"),
+            (12, "annotations", "map<string,string>"),
+            (13, "scaledown", "double"),  # seconds; the plugin has validated the annotation
+        ],
+        "ReportRequest": [
+            (1, "containers", "repeated Container"),
+            (2, "complete", "bool"),
+            (3, "removed", "repeated string"),
+        ],
+        # What `zeropod list` shows of one container. Times are seconds since the epoch, 0 = never.
+        "Info": [
+            (1, "id", "string"),
+            (2, "namespace", "string"),
+            (3, "pod", "string"),
+            (4, "container", "string"),
+            (5, "state", "string"),
+            (6, "since", "double"),
+            (7, "cause", "string"),
+            (8, "reason", "string"),
+            (9, "image_bytes", "int64"),
+            (10, "wake_ms", "double"),
+            (11, "wake_cause", "string"),
+            (12, "wake_phases", "map<string,double>"),
+            (13, "sleep_ms", "double"),
+            (14, "sleep_phases", "map<string,double>"),
+            (15, "wakes", "int64"),
+            (16, "sleeps", "int64"),
+            (17, "failed_sleeps", "int64"),
+            (18, "failed_wakes", "int64"),
+            (19, "pid", "int32"),
+            (20, "scaledown", "double"),
+            (21, "busy", "string"),
+            (22, "ports", "repeated string"),
+            (23, "draining", "bool"),
+            (24, "held_frames", "int64"),
+            (25, "dropped_frames", "int64"),
+            (26, "look_in", "double"),
+        ],
+        "Query": [(1, "namespace", "string"), (2, "pod", "string"), (3, "container", "string")],
+        "Infos": [(1, "containers", "repeated Info")],
+        "Explanation": [(1, "info", "Info"), (2, "text", "string")],
+        "Explanations": [(1, "explanations", "repeated Explanation")],
+        "Transition": [
+            (1, "sequence", "uint64"),
+            (2, "time", "double"),
+            (3, "info", "Info"),
+            (4, "before", "string"),
+        ],
+        "WatchRequest": [(1, "after", "uint64")],
+        "WatchResponse": [(1, "transitions", "repeated Transition"), (2, "last", "uint64")],
+        "Status": [
+            (1, "version", "string"),
+            (2, "criu", "string"),
+            (3, "plugin", "bool"),
+            (4, "since", "double"),
+            (5, "counts", "map<string,int64>"),
+            (6, "image_bytes", "int64"),
+            (7, "helpers", "map<string,int64>"),
+        ],
+    },
+)

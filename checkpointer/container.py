@@ -1,0 +1,76 @@
+"""One managed container while the daemon runs: its record and the kernel objects that are held for it."""
+
+import dataclasses
+import threading
+import time
+
+from checkpointer import cgroups, containers, images, lazy, lifecycle, processes, supervisor
+from redirector import datapath
+from redirector.endpoints import Port
+
+
+@dataclasses.dataclass(slots=True)
+class Times:
+    """What the last sleep and wake cost; milliseconds by phase, phases add up to the total."""
+
+    sleep: dict[str, float] = dataclasses.field(default_factory=dict)
+    wake: dict[str, float] = dataclasses.field(default_factory=dict)
+    wake_cause: str = ""
+    sleeps: int = 0
+    wakes: int = 0
+
+    @staticmethod
+    def total(phases: dict[str, float]) -> float:
+        """Milliseconds of all phases."""
+        return sum(phases.values())
+
+
+@dataclasses.dataclass(slots=True)
+class Container:
+    """What is known of a container and held for it.
+
+    Attributes:
+        record: Who it is.
+        pod: Its pod's datapath.
+        life: Where it stands.
+        since: Epoch seconds of the last transition.
+        active: Monotonic seconds of its start or last wake.
+        hold: Its packets, while it sleeps or is about to.
+        image: Its committed image, while it sleeps or its pages are still being drained.
+        drain: Its page daemon, while pages are still being brought in.
+        called_off: Set when a sleep must stop before its commit; says why in `off_cause`.
+    """
+
+    record: containers.Record
+    pod: datapath.Pod
+    life: lifecycle.Life = dataclasses.field(default_factory=lifecycle.Life)
+    since: float = dataclasses.field(default_factory=time.time)
+    active: float = dataclasses.field(default_factory=time.monotonic)
+    hold: datapath.Hold | None = None
+    image: images.Image | None = None
+    drain: lazy.Drain | None = None
+    times: Times = dataclasses.field(default_factory=Times)
+    ports: frozenset[Port] = frozenset()
+    busy: str = ""
+    look_at: float = 0.0
+    called_off: threading.Event = dataclasses.field(default_factory=threading.Event)
+    off_cause: str = ""
+
+    @property
+    def target(self) -> supervisor.Target:
+        """What the engine needs to know of it."""
+        return supervisor.Target(self.record.id, self.record.pid)
+
+    def sessions(self) -> list[int]:
+        """Processes in the container that are not the application's: those of kubectl exec."""
+        tree = set(processes.tree(self.record.pid))
+        return [pid for pid in cgroups.of(self.record.pid).processes() if pid not in tree]
+
+    def fail(self) -> None:
+        """Have the supervisor end with 71, so that the kubelet restarts the container."""
+        self.supervisor.tell(supervisor.Signal.FAIL, None)
+
+    @property
+    def supervisor(self) -> supervisor.Supervisor:
+        """Its PID 1."""
+        return supervisor.Supervisor(self.record.pid)

@@ -1,0 +1,196 @@
+"""Doors into a sleeping container that are no packets: exec, and the supervisor's own call for help.
+
+`kubectl exec` has no NRI event. Its last step is an execve inside the container, so a fanotify mark on every mount of
+the container's mount namespace (FAN_OPEN_EXEC_PERM, fanotify(7)) holds it there until the application is back. The
+supervisor, woken by a signal while the application is away, opens `/.zeropod/wake` and is heard through FAN_OPEN_PERM
+on that file: a denial tells it to wait for RESUME.
+
+A thread of its own answers, because whoever waits here is blocked in the kernel. If the daemon dies, the kernel lets
+everybody through.
+"""
+
+import dataclasses
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from bpf import syscall
+from checkpointer import processes
+
+log = logging.getLogger(__name__)
+
+_BUFFER = 64 << 10
+
+
+@dataclasses.dataclass(slots=True)
+class _Watched:
+    container_id: str
+    supervisor: int
+    held: bool = True
+    waiting: list[int] = dataclasses.field(default_factory=list)
+    mounts: set[bytes] = dataclasses.field(default_factory=set)
+
+
+class ExecWatch:
+    """One fanotify group for all containers of the node.
+
+    Args:
+        wake_file: The file that supervisors open, on the host.
+    """
+
+    def __init__(self, wake_file: Path) -> None:
+        self._wanted: Callable[[str, str], bool] = lambda _id, _cause: False
+        self._lock = threading.Lock()
+        self._by_mount_ns: dict[int, _Watched] = {}
+        self._supervisors: dict[int, str] = {}
+        self._fd = syscall.fanotify_init(
+            syscall.FAN_CLASS_CONTENT
+            | syscall.FAN_CLOEXEC
+            | syscall.FAN_UNLIMITED_MARKS
+            | syscall.FAN_UNLIMITED_QUEUE,
+            os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE,
+        )
+        syscall.fanotify_mark(
+            self._fd,
+            syscall.FAN_MARK_ADD,
+            syscall.FAN_OPEN_PERM,
+            syscall.AT_FDCWD,
+            os.fsencode(wake_file),
+        )
+
+    def start(self, wanted: Callable[[str, str], bool]) -> None:
+        """Begin to answer.
+
+        Args:
+            wanted: Called with (container id, "exec" or "signal") on the watch's own thread when somebody waits; must
+                return at once. False lets them go on as if nobody listened.
+        """
+        self._wanted = wanted
+        threading.Thread(target=self._serve, name="execwatch", daemon=True).start()
+
+    def know(self, supervisor: int, container_id: str) -> None:
+        """Say whose supervisor a pid is, so that its call is understood."""
+        with self._lock:
+            self._supervisors[supervisor] = container_id
+
+    def forget(self, supervisor: int) -> None:
+        """The supervisor is gone."""
+        with self._lock:
+            self._supervisors.pop(supervisor, None)
+
+    def hold(self, container_id: str, supervisor: int) -> None:
+        """From now on whoever executes a program in the container waits; before the application is frozen.
+
+        Raises:
+            OSError: The container is gone, or a mount cannot be marked.
+        """
+        watched = _Watched(container_id, supervisor)
+        with self._lock:
+            self._by_mount_ns[processes.ns_inode(supervisor, "mnt")] = watched
+        for point in mount_points(Path(f"/proc/{supervisor}/mountinfo").read_text()):
+            path = os.fsencode(f"/proc/{supervisor}/root") + point
+            try:
+                self._mark(syscall.FAN_MARK_ADD, path)
+            except OSError as error:
+                # Covered by a later mount, or of a kind that has no executables (EINVAL): no door to hold.
+                log.debug("execwatch.unmarked", extra={"mount": path, "error": str(error)})
+                continue
+            watched.mounts.add(path)
+
+    def release(self, container_id: str) -> None:
+        """The application is back, or never left: let everybody through and watch no more. Idempotent."""
+        with self._lock:
+            found = [
+                (ns, w) for ns, w in self._by_mount_ns.items() if w.container_id == container_id
+            ]
+            for ns, watched in found:
+                del self._by_mount_ns[ns]
+                watched.held = False
+        for _, watched in found:
+            for fd in watched.waiting:
+                self._answer(fd, syscall.FAN_ALLOW)
+            for path in watched.mounts:
+                try:
+                    self._mark(syscall.FAN_MARK_REMOVE, path)
+                except OSError:
+                    continue  # the mount is gone, and the mark with it
+
+    def close(self) -> None:
+        """Let everybody through."""
+        os.close(self._fd)
+
+    def _mark(self, action: int, path: bytes) -> None:
+        flags = action | syscall.FAN_MARK_MOUNT | syscall.FAN_MARK_DONT_FOLLOW
+        syscall.fanotify_mark(self._fd, flags, syscall.FAN_OPEN_EXEC_PERM, syscall.AT_FDCWD, path)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                buffer = os.read(self._fd, _BUFFER)
+            except OSError:
+                return  # closed
+            for event in syscall.fanotify_events(buffer):
+                if event.fd < 0:
+                    continue
+                try:
+                    self._decide(event)
+                except Exception:
+                    # Whatever went wrong here, nobody may stay blocked for it.
+                    log.exception("execwatch.failed", extra={"pid": event.pid})
+                    self._answer(event.fd, syscall.FAN_ALLOW)
+
+    def _decide(self, event: syscall.FanotifyEvent) -> None:
+        if event.mask & syscall.FAN_OPEN_PERM:
+            self._called(event)
+            return
+        watched = self._waiter(event)
+        if watched is None:
+            self._answer(event.fd, syscall.FAN_ALLOW)
+            return
+        log.debug("exec.held", extra={"container": watched.container_id, "pid": event.pid})
+        if not self._wanted(watched.container_id, "exec"):
+            self.release(watched.container_id)
+
+    def _waiter(self, event: syscall.FanotifyEvent) -> _Watched | None:
+        """The container whose wake this execve waits for, registered; None if it may go on."""
+        try:
+            mount_ns = processes.ns_inode(event.pid, "mnt")
+        except OSError:
+            return None
+        with self._lock:
+            watched = self._by_mount_ns.get(mount_ns)
+        # A task blocked here cannot be seized by criu, so the tree's own programs are let through at once.
+        if watched is None or processes.descends(event.pid, watched.supervisor):
+            return None
+        with self._lock:
+            if not watched.held:
+                return None
+            watched.waiting.append(event.fd)
+        return watched
+
+    def _called(self, event: syscall.FanotifyEvent) -> None:
+        with self._lock:
+            container_id = self._supervisors.get(event.pid)
+        heard = container_id is not None and self._wanted(container_id, "signal")
+        self._answer(event.fd, syscall.FAN_DENY if heard else syscall.FAN_ALLOW)
+
+    def _answer(self, fd: int, response: int) -> None:
+        try:
+            os.write(self._fd, syscall.fanotify_response(fd, response))
+        except OSError as error:
+            log.debug("execwatch.unanswered", extra={"error": str(error)})  # the waiter was killed
+        finally:
+            os.close(fd)
+
+
+def mount_points(mountinfo: str) -> list[bytes]:
+    """Mount points from the text of /proc/PID/mountinfo (proc(5)), unescaped, as seen from that process's root."""
+    points = []
+    for line in mountinfo.splitlines():
+        field = line.split(" ")[4]
+        points.append(
+            field.encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1")
+        )
+    return points

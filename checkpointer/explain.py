@@ -1,0 +1,73 @@
+"""From what the daemon holds to what it says: Info messages and `why` paragraphs."""
+
+import time
+from typing import Any
+
+from checkpointer import api, containers, why
+from checkpointer.container import Container
+
+
+def info(record: containers.Record, container: Container | None) -> Any:
+    """The Info message of a container; without an actor it is UNMANAGED, or not started yet."""
+    who = {
+        "id": record.id,
+        "namespace": record.namespace,
+        "pod": record.pod,
+        "container": record.name,
+        "scaledown": record.scaledown,
+        "pid": record.pid,
+    }
+    if container is None:
+        return api.m.Info(
+            **who, state="UNMANAGED" if record.reason else "STARTING", reason=record.reason
+        )
+    times, life = container.times, container.life
+    return api.m.Info(
+        **who,
+        state=life.state.value,
+        since=container.since,
+        cause=life.cause,
+        reason=life.reason,
+        image_bytes=container.image.manifest.total_bytes if container.image else 0,
+        wake_ms=times.total(times.wake),
+        wake_cause=times.wake_cause,
+        wake_phases=times.wake,
+        sleep_ms=times.total(times.sleep),
+        sleep_phases=times.sleep,
+        wakes=times.wakes,
+        sleeps=times.sleeps,
+        failed_sleeps=life.failed_sleeps,
+        failed_wakes=life.failed_wakes,
+        busy=container.busy,
+        ports=_ports(container),
+        draining=container.drain is not None,
+        look_in=_look_in(container),
+    )
+
+
+def paragraph(record: containers.Record, container: Container | None) -> str:
+    """The paragraph of `zeropod why`."""
+    if container is None:
+        if record.reason:
+            return f"{record.title} is not managed and never sleeps: {record.reason}."
+        return f"{record.title} has not started yet."
+    return why.explain(
+        why.Facts(
+            title=record.title,
+            life=container.life,
+            age=time.time() - container.since,
+            scaledown=record.scaledown,
+            busy=container.busy,
+            look_in=_look_in(container),
+            ports=_ports(container),
+            image_bytes=container.image.manifest.total_bytes if container.image else 0,
+        )
+    )
+
+
+def _ports(container: Container) -> list[str]:
+    return [f"{port.proto}/{port.number}" for port in sorted(container.ports)]
+
+
+def _look_in(container: Container) -> float:
+    return max(0.0, container.look_at - time.monotonic())

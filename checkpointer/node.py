@@ -1,0 +1,287 @@
+"""All managed containers of the node: takes the plugin's reports, starts an actor for each, and answers the API.
+
+A container is taken over when its record names a living supervisor, whatever state that is in (`adoption`), so that
+the daemon can be killed at any time and its successor goes on.
+"""
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import logging
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Any
+
+from checkpointer import adoption, api, containers, explain, lifecycle, processes, supervisor
+from checkpointer.actor import Actor
+from checkpointer.container import Container
+from checkpointer.engine import Engine
+from checkpointer.lifecycle import State
+from ttrpc import errors as rpc
+
+log = logging.getLogger(__name__)
+
+HISTORY = 1000
+"""Transitions kept for `zeropod watch`; a watcher that falls further behind misses some."""
+
+LONG_POLL = 20.0
+"""Seconds that a Watch call waits before it answers with nothing."""
+
+
+class Node:
+    """Everything this daemon manages.
+
+    Args:
+        engine: Datapath, store, zygotes and exec watch.
+        records: What is known of containers, on disk.
+        workers: Number of threads for what blocks.
+    """
+
+    def __init__(self, engine: Engine, records: containers.Records, workers: int) -> None:
+        self.engine = engine
+        self.since = time.time()
+        self.reported = 0.0
+        self._records = records
+        self._known: dict[str, containers.Record] = {}
+        self._actors: dict[str, Actor] = {}
+        self._pidfds: dict[str, int] = {}
+        self._pool = concurrent.futures.ThreadPoolExecutor(workers, "worker")
+        self._loop = asyncio.get_running_loop()
+        self._adopting: dict[str, asyncio.Task[None]] = {}
+        self._history: deque[Any] = deque(maxlen=HISTORY)
+        self._sequence = 0
+        self._news = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- taking over -------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take over what the last daemon left; returns when every recorded container has an actor or is gone."""
+        for record in list(self._records.load()):
+            if record.reason or not record.pid:
+                self._known[record.id] = record
+            elif record.alive():
+                self._know(record)
+            else:
+                self._records.drop(record.id)
+                self.engine.datapath.forget(record.sandbox_id)
+        await asyncio.gather(*self._adopting.values())
+        self.engine.store.gc(set(self._known))
+
+    def report(self, reported: Iterable[Any], removed: Iterable[str], *, complete: bool) -> None:
+        """Take the plugin's word on which containers there are; state is never taken from it."""
+        self.reported = time.time()
+        seen = set()
+        for message in reported:
+            seen.add(message.id)
+            if message.state != "stopped":
+                self._reported(message)
+        gone = set(removed) | (set(self._known) - seen if complete else set())
+        for container_id in gone:
+            # Whoever has an actor is watched by its own pidfd; the plugin's word is not needed for its end.
+            if container_id not in self._actors and container_id not in self._adopting:
+                self._known.pop(container_id, None)
+                self._records.drop(container_id)
+
+    def _reported(self, message: Any) -> None:
+        record = containers.Record(
+            id=message.id,
+            sandbox_id=message.sandbox_id,
+            pod=message.pod,
+            namespace=message.namespace,
+            uid=message.uid,
+            name=message.name,
+            pid=message.pid if message.managed else 0,
+            start_time=(processes.start_time(message.pid) or 0) if message.managed else 0,
+            reason="" if message.managed else message.reason,
+            scaledown=message.scaledown,
+        )
+        if self._known.get(record.id) != record and record.id not in self._actors:
+            self._know(record)
+
+    def _know(self, record: containers.Record) -> None:
+        self._known[record.id] = record
+        self._records.put(record)
+        if record.pid and record.id not in self._actors and record.id not in self._adopting:
+            task = self._loop.create_task(self._adopt(record), name=f"adopt {record.title}")
+            self._adopting[record.id] = task
+            task.add_done_callback(lambda _: self._adopting.pop(record.id, None))
+
+    async def _adopt(self, record: containers.Record) -> None:
+        try:
+            pidfd = os.pidfd_open(record.pid)
+        except ProcessLookupError:
+            return
+        try:
+            if not record.alive() or not supervisor.is_supervisor(record.pid):
+                raise ProcessLookupError(record.pid)
+            container, events = await self._loop.run_in_executor(
+                self._pool, lambda: adoption.adopt(record, self.engine)
+            )
+        except ProcessLookupError:
+            os.close(pidfd)
+            return
+        except Exception as error:
+            os.close(pidfd)
+            log.exception("adopt.failed", extra={"pod": record.title})
+            self._known[record.id] = dataclasses.replace(
+                record, reason=f"the daemon could not take it over: {error}"
+            )
+            return
+        actor = Actor(container, self.engine, self._pool, self._observe, self._ended)
+        self._actors[record.id] = actor
+        self._pidfds[record.id] = pidfd
+        self.engine.execs.know(record.pid, record.id)
+        self._loop.add_reader(pidfd, self._exited, record.id)
+        self._observe(container, container.life.state)
+        actor.watch()
+        for event in events:
+            actor.post(event)
+
+    def _exited(self, container_id: str) -> None:
+        pidfd = self._pidfds.pop(container_id)
+        self._loop.remove_reader(pidfd)
+        os.close(pidfd)
+        self._actors[container_id].post(lifecycle.Exited())
+
+    def _ended(self, container: Container) -> None:
+        record = container.record
+        self.engine.execs.forget(record.pid)
+        self._known.pop(record.id, None)
+        self._records.drop(record.id)
+        actor = self._actors.pop(record.id)
+        if not any(
+            a.container.record.sandbox_id == record.sandbox_id for a in self._actors.values()
+        ):
+            self.engine.datapath.forget(record.sandbox_id)
+            self.engine.pod_locks.pop(record.sandbox_id, None)
+        self._task(actor.close())
+
+    def _task(self, job: Any) -> None:
+        task = self._loop.create_task(job)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def wanted(self, container_id: str, cause: str) -> bool:
+        """Somebody waits at a door of a container; from any thread. False if it is nobody we know."""
+        actor = self._actors.get(container_id)
+        if actor is None:
+            return False
+        state = actor.container.life.state
+        if cause == "signal" and state in {State.RUNNING, State.GONE}:
+            return False
+        actor.post_soon(lifecycle.WakeAsked(cause))
+        return True
+
+    async def close(self) -> None:
+        """Finish what is being done; nobody is woken: the maps go on holding what sleeps."""
+        await asyncio.gather(*(actor.close() for actor in self._actors.values()))
+        self._pool.shutdown()
+
+    # --- the API -----------------------------------------------------------------------------------------------------
+
+    def infos(self, query: Any) -> list[Any]:
+        """Info messages of the containers that a query means, by name."""
+        return [self._info(record) for record in self._find(query)]
+
+    def explanations(self, query: Any) -> list[tuple[Any, str]]:
+        """Info and paragraph of each container that a query means."""
+        return [
+            (self._info(record), explain.paragraph(record, self._container(record)))
+            for record in self._asked(query)
+        ]
+
+    async def move(self, query: Any, *, sleep: bool, timeout: float) -> list[Any]:
+        """Put to sleep or wake what a query means and wait for it.
+
+        Raises:
+            rpc.TtrpcError: NOT_FOUND; FAILED_PRECONDITION with the reason why it did not work.
+        """
+        return [
+            await self._move(record, sleep=sleep, timeout=timeout) for record in self._asked(query)
+        ]
+
+    async def _move(self, record: containers.Record, *, sleep: bool, timeout: float) -> Any:
+        actor = self._actors.get(record.id)
+        if actor is None:
+            reason = record.reason or "it has not started yet"
+            raise rpc.TtrpcError(
+                rpc.Code.FAILED_PRECONDITION, f"{record.title} is not managed: {reason}"
+            )
+        life = actor.container.life
+        wanted = State.ASLEEP if sleep else State.RUNNING
+        if life.state is not wanted:
+            actor.post(lifecycle.SleepAsked("asked") if sleep else lifecycle.WakeAsked("asked"))
+            await actor.caught_up()
+            await actor.reach({State.ASLEEP, State.RUNNING}, timeout)
+        after = actor.container.life
+        if after.state is not wanted:
+            why = after.reason or f"it is {after.state} ({after.cause})"
+            raise rpc.TtrpcError(rpc.Code.FAILED_PRECONDITION, f"{record.title}: {why}")
+        return self._info(record)
+
+    async def watch(self, after: int) -> tuple[list[Any], int]:
+        """Transitions after a sequence number, waiting a while for the first."""
+        async with self._news:
+            try:
+                async with asyncio.timeout(LONG_POLL):
+                    await self._news.wait_for(lambda: self._sequence > after)
+            except TimeoutError:
+                pass
+        return [t for t in self._history if t.sequence > after], self._sequence
+
+    def plugin_connected(self) -> bool:
+        """Whether the plugin has reported since this daemon started."""
+        return self.reported > 0
+
+    def counts(self) -> dict[str, int]:
+        """Containers by state; those without an actor are `UNMANAGED`."""
+        return dict(Counter(self._info(record).state for record in self._known.values()))
+
+    def _find(self, query: Any) -> list[containers.Record]:
+        wanted = (query.namespace, query.pod, query.container)
+        found = [
+            record
+            for record in self._known.values()
+            if all(
+                not w or w == g
+                for w, g in zip(wanted, (record.namespace, record.pod, record.name), strict=True)
+            )
+        ]
+        return sorted(found, key=lambda record: record.title)
+
+    def _asked(self, query: Any) -> list[containers.Record]:
+        found = self._find(query)
+        if not found:
+            name = "/".join(part for part in (query.namespace, query.pod, query.container) if part)
+            raise rpc.TtrpcError(
+                rpc.Code.NOT_FOUND,
+                f"{name}: no such pod on this node asks for zeropod (an annotation zeropod.ctrox.dev/..., or "
+                "runtimeClassName zeropod)",
+            )
+        return found
+
+    def _container(self, record: containers.Record) -> Container | None:
+        actor = self._actors.get(record.id)
+        return actor.container if actor else None
+
+    def _info(self, record: containers.Record) -> Any:
+        return explain.info(record, self._container(record))
+
+    def _observe(self, container: Container, before: State) -> None:
+        self._sequence += 1
+        self._history.append(
+            api.m.Transition(
+                sequence=self._sequence,
+                time=container.since,
+                info=explain.info(container.record, container),
+                before=before.value,
+            )
+        )
+        self._task(self._tell())
+
+    async def _tell(self) -> None:
+        async with self._news:
+            self._news.notify_all()

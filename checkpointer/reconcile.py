@@ -1,0 +1,61 @@
+"""What a daemon that has just started makes of a container it finds: the table of docs/architecture.md, as a function.
+
+Truth is read back, not remembered: whether an application lives, what the supervisor shows as its name, whether an
+image is committed and how far a restore of it came.
+"""
+
+import dataclasses
+import enum
+
+from checkpointer.images import Fence
+from checkpointer.supervisor import State as Supervisor
+
+
+class Verdict(enum.Enum):
+    """What to do with a container found at start."""
+
+    RUNNING = enum.auto()  # it runs; an image is stale
+    RESUME = (
+        enum.auto()
+    )  # a sleep was cut off before its kill, or a wake after its restore: tell the supervisor
+    ASLEEP = enum.auto()  # hold its packets again
+    RESTORE = enum.auto()  # a restore was cut off before anything of it ran: wake it
+    EXITED = enum.auto()  # it ended by itself; the exit is on its way
+    LOST = enum.auto()  # must be impossible
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """What was read back.
+
+    Attributes:
+        application: Whether the supervisor has a living application.
+        supervisor: Its published state.
+        fence: How far the committed image was used; None if there is no image.
+    """
+
+    application: bool
+    supervisor: Supervisor
+    fence: Fence | None
+
+
+def judge(found: Found) -> Verdict:
+    """The verdict on one container whose criu processes have all ended."""
+    at_rest = found.supervisor in {Supervisor.ARMED, Supervisor.ASLEEP}
+    if found.application:
+        half_restored = found.fence is Fence.BEGUN and found.supervisor is Supervisor.ASLEEP
+        if half_restored:
+            return Verdict.RESTORE
+        return Verdict.RESUME if at_rest else Verdict.RUNNING
+    if not at_rest:
+        return Verdict.EXITED
+    match found.fence:
+        case None:
+            return Verdict.LOST
+        case Fence.NONE:
+            return Verdict.ASLEEP
+        case Fence.BEGUN:
+            return Verdict.RESTORE
+        case Fence.RELEASED:
+            # It was let go from the image and is gone: the supervisor knows how it ended and says so on RESUME.
+            return Verdict.RESUME

@@ -1,0 +1,70 @@
+"""The API's handlers: from messages to the node and back; nothing is decided here."""
+
+import importlib.metadata
+from typing import Any
+
+from checkpointer import api
+from checkpointer.node import Node
+from ttrpc import server
+
+MOVE = 85.0
+"""Seconds that Sleep and Wake wait for their container; the command line waits a little longer."""
+
+
+def services(node: Node) -> server.Services:
+    """All methods of `zeropod.v1.Node`."""
+
+    async def report(request: Any, _: server.Context) -> Any:
+        node.report(request.containers, request.removed, complete=request.complete)
+        return api.m.Empty()
+
+    async def status(_request: Any, _: server.Context) -> Any:
+        return api.m.Status(
+            version=version(),
+            criu=node.engine.zygotes.version,
+            plugin=node.plugin_connected(),
+            since=node.since,
+            counts=node.counts(),
+            image_bytes=node.engine.store.usage(),
+            helpers=node.engine.zygotes.pids(),
+        )
+
+    async def list_(request: Any, _: server.Context) -> Any:
+        return api.m.Infos(containers=node.infos(request))
+
+    async def why(request: Any, _: server.Context) -> Any:
+        found = [
+            api.m.Explanation(info=info, text=text) for info, text in node.explanations(request)
+        ]
+        return api.m.Explanations(explanations=found)
+
+    async def sleep(request: Any, _: server.Context) -> Any:
+        return api.m.Infos(containers=await node.move(request, sleep=True, timeout=MOVE))
+
+    async def wake(request: Any, _: server.Context) -> Any:
+        return api.m.Infos(containers=await node.move(request, sleep=False, timeout=MOVE))
+
+    async def watch(request: Any, _: server.Context) -> Any:
+        transitions, last = await node.watch(request.after)
+        return api.m.WatchResponse(transitions=transitions, last=last)
+
+    offered = server.Services()
+    for name, request, handler in (
+        ("Report", api.m.ReportRequest, report),
+        ("Status", api.m.Empty, status),
+        ("List", api.m.Query, list_),
+        ("Why", api.m.Query, why),
+        ("Sleep", api.m.Query, sleep),
+        ("Wake", api.m.Query, wake),
+        ("Watch", api.m.WatchRequest, watch),
+    ):
+        offered.add(api.SERVICE, name, request, handler)
+    return offered
+
+
+def version() -> str:
+    """Our version, from the installed distribution."""
+    try:
+        return importlib.metadata.version("zeropod")
+    except importlib.metadata.PackageNotFoundError:
+        return "0 (not installed)"

@@ -1,0 +1,48 @@
+"""What an operator can set on the daemon; every field says its unit, default and reason."""
+
+import dataclasses
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """The daemon's settings, from its command line."""
+
+    socket: Path = Path("/run/zeropod/zeropod.sock")
+    """API for the plugin and the command line; root only."""
+
+    run_dir: Path = Path("/run/zeropod")
+    """What must survive the daemon but not a reboot: records, zygote sockets, the kernel-feature cache."""
+
+    state_dir: Path = Path("/var/lib/zeropod")
+    """Images and the staging area beside them (a rename must not cross file systems)."""
+
+    bundle: Path = Path("/opt/zeropod/criu")
+    """The relocatable criu with its libraries, its ld.so and zygote.so."""
+
+    container_dir: Path = Path("/opt/zeropod/container")
+    """What managed containers see as /.zeropod: the supervisor and the file it opens to be woken."""
+
+    pin_root: Path = Path("/sys/fs/bpf/zeropod")
+    """Where programs and maps are pinned, so that packets stay held while the daemon is away."""
+
+    lazy_above: int = 64 << 20
+    """Bytes of page image above which a restore is lazy: below, starting the page daemon costs more than the copying
+    it saves (`dev/bench wake` prints both)."""
+
+    workers: int = 32
+    """Threads for checkpoints, restores and looks at /proc; they wait for criu and the kernel most of the time, so
+    more than the cores. A thundering herd beyond it queues."""
+
+    dump_timeout: float = 60.0
+    """Seconds after which a criu that takes a checkpoint is killed and the application let go on."""
+
+    restore_timeout: float = 60.0
+    """Seconds after which a restore is killed and tried again: criu can hang for ever with half a tree (seen when an
+    AppArmor profile was unloaded)."""
+
+    log_format: str = "text"
+    """`text` for people, `json` for programs."""
+
+    log_level: str = "info"
+    """`debug`, `info`, `warning` or `error`."""

@@ -1,0 +1,131 @@
+"""Putting one container to sleep: hold its doors, then its packets, then take the checkpoint. Blocking; on a worker.
+
+The order is the design's: refuse? -> exec mark -> hold SYNs -> queues empty? -> hold all -> dump; inside criu's
+post-dump, with the tree frozen, the queues are looked at once more and the held set is taken from the image. Whatever
+goes wrong before the commit, the application runs on with its connections, and gets the packets held meanwhile.
+"""
+
+import logging
+import time
+
+from checkpointer import dump, errors, processes, refusals
+from checkpointer.container import Container
+from checkpointer.engine import Engine
+from redirector import datapath, sockets
+
+log = logging.getLogger(__name__)
+
+QUIET = 2.0
+"""Seconds to wait for handshakes and accept queues to drain once SYNs are held. A server that does not accept for that
+long is busy, and a client of TCP_DEFER_ACCEPT that sends nothing keeps its half-open connection for longer: the sleep
+is called off and tried again."""
+
+LOOK = 0.002
+"""Seconds between two looks at the queues."""
+
+
+class CalledOff(errors.Refused):
+    """The sleep was stopped before its commit because the application is wanted; nothing is wrong."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+def run(container: Container, engine: Engine) -> None:
+    """Take the checkpoint; afterwards `container.hold` and `container.image` are set and the application is gone.
+
+    Raises:
+        CalledOff: The application is wanted.
+        errors.Refused: It cannot be checkpointed as it is.
+        errors.DumpError: The checkpoint failed.
+    """
+    with engine.pod_locks[container.record.sandbox_id]:
+        started = time.perf_counter()
+        _refuse(container)
+        held = False
+        try:
+            engine.execs.hold(container.record.id, container.record.pid)
+            container.hold = container.pod.hold(container.record.id)
+            result = _dump(container, engine, container.hold, started)
+            held = True
+        finally:
+            if not held:
+                _let_go(container, engine)
+    container.image = result.image
+
+
+def _refuse(container: Container) -> None:
+    application = container.supervisor.application()
+    if application is None:
+        raise errors.Refused("the application is not running")
+    tree = processes.tree(application)
+    if why := refusals.reason(refusals.read(tree)):
+        raise errors.Refused(why)
+    container.ports = sockets.listening(sockets.table(application), processes.socket_inodes(tree))
+    if not container.ports:
+        raise errors.Refused("it listens on no port, so that no packet could wake it")
+
+
+def _dump(
+    container: Container, engine: Engine, hold: datapath.Hold, started: float
+) -> dump.DumpResult:
+    application = container.supervisor.application() or 0
+    hold.syns(container.ports)
+    _drain(container, application)
+    hold.everything(_others(container, application))
+    ready = time.perf_counter()
+
+    def frozen(snapshot: dump.Frozen) -> dict[str, object]:
+        _check(container)
+        if sockets.pending(sockets.table(application), container.ports):
+            raise CalledOff("tcp-connect")
+        hold.only(snapshot.held.ports, snapshot.held.connections)
+        if wake := hold.receive():
+            raise CalledOff(wake.kind)
+        return {"ports": sorted(str(port) for port in snapshot.held.ports)}
+
+    result = dump.dump(
+        engine.zygotes,
+        container.target,
+        engine.store,
+        frozen=frozen,
+        timeout=engine.settings.dump_timeout,
+    )
+    phases = {"hold": 1e3 * (ready - started), **result.phases}
+    phases.pop("total", None)
+    container.times.sleep = phases
+    return result
+
+
+def _drain(container: Container, application: int) -> None:
+    """Wait until no connection is half-open or unaccepted: criu would lose it, and its client would see a reset."""
+    deadline = time.monotonic() + QUIET
+    while sockets.pending(sockets.table(application), container.ports):
+        _check(container)
+        if time.monotonic() > deadline:
+            raise CalledOff("tcp-connect")
+        time.sleep(LOOK)
+
+
+def _others(container: Container, application: int) -> datapath.Others:
+    """Sockets of the pod that are not this container's: their packets pass during the dump."""
+    own = processes.socket_inodes(processes.tree(application))
+    table = [s for s in sockets.table(application) if s.inode and s.inode not in own]
+    return datapath.Others.of(table)
+
+
+def _check(container: Container) -> None:
+    if container.called_off.is_set():
+        raise CalledOff(container.off_cause)
+
+
+def _let_go(container: Container, engine: Engine) -> None:
+    """Back to awake: first the packets, then whoever waits in an exec."""
+    hold, container.hold = container.hold, None
+    try:
+        if hold is not None:
+            hold.replay()
+            hold.close()
+    finally:
+        engine.execs.release(container.record.id)

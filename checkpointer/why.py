@@ -1,0 +1,112 @@
+"""One paragraph on one container: why it is (not) asleep, and what would change that. Pure: facts in, prose out."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from checkpointer import lifecycle
+from checkpointer.lifecycle import State
+
+CAUSES = {
+    "idle": "it had been idle for its scaledown-duration",
+    "asked": "somebody ran `zeropod`",
+    "tcp-connect": "a client opened a connection",
+    "tcp-data": "data came on a connection from before the sleep",
+    "udp": "a datagram came",
+    "exec": "a program was started in it (kubectl exec, or an exec probe)",
+    "signal": "it was sent a signal, for instance by a pod deletion",
+    "drain": "the daemon went down as planned",
+    "adopted": "the daemon found it so when it started",
+    "started": "its container started",
+}
+"""What the machine's causes mean to people."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of one container.
+
+    Attributes:
+        title: namespace/pod/container.
+        life: State, cause and failures.
+        age: Seconds in this state.
+        scaledown: Seconds of idleness before it sleeps; 0 = never.
+        busy: What keeps it awake now; "" if nothing was seen.
+        look_in: Seconds until it is looked at again.
+        ports: Its listening ports, as "tcp/6379".
+        image_bytes: Size of its image.
+    """
+
+    title: str
+    life: lifecycle.Life
+    age: float
+    scaledown: float
+    busy: str
+    look_in: float
+    ports: Sequence[str]
+    image_bytes: int
+
+
+def explain(facts: Facts) -> str:
+    """The paragraph that `zeropod why` prints."""
+    match facts.life.state:
+        case State.RUNNING:
+            return f"{facts.title} is awake since {_span(facts.age)} ({_cause(facts)}). {_awake(facts)}"
+        case State.SLEEPING:
+            return f"{facts.title} is being put to sleep since {_span(facts.age)}; packets and execs wait meanwhile."
+        case State.ASLEEP:
+            return (
+                f"{facts.title} is asleep since {_span(facts.age)} because {_cause(facts)}; its memory is an image of "
+                f"{_size(facts.image_bytes)}. {_doors(facts)}, an exec, a signal or `zeropod wake` wakes it."
+            )
+        case State.WAKING if facts.life.reason:
+            return (
+                f"{facts.title} is to wake because {_cause(facts)}, but cannot yet: {facts.life.reason}. The image is "
+                f"kept and the restore is tried again (failed {facts.life.failed_wakes} of "
+                f"{lifecycle.MAX_WAKES} times); packets are held meanwhile."
+            )
+        case State.WAKING:
+            return f"{facts.title} is waking because {_cause(facts)}."
+        case State.GONE:
+            reason = f": {facts.life.reason}" if facts.life.reason else ""
+            return f"{facts.title} has ended ({facts.life.cause}{reason})."
+
+
+def _awake(facts: Facts) -> str:
+    if not facts.scaledown:
+        return "It never sleeps because zeropod.ctrox.dev/scaledown-duration is 0; set a duration such as 1m."
+    if facts.life.reason:
+        times = (
+            f", {facts.life.failed_sleeps} times in a row" if facts.life.failed_sleeps > 1 else ""
+        )
+        return (
+            f"The last try to put it to sleep did not work{times}: {facts.life.reason}. The application was left as "
+            f"it was; the next try is in {_span(facts.look_in)}."
+        )
+    busy = f"It stays awake: {facts.busy}. " if facts.busy else ""
+    return (
+        f"{busy}It sleeps after {_span(facts.scaledown)} without traffic "
+        f"(zeropod.ctrox.dev/scaledown-duration); the next look is in {_span(facts.look_in)}."
+    )
+
+
+def _doors(facts: Facts) -> str:
+    if not facts.ports:
+        return "Data on one of its connections"
+    return f"A packet to {', '.join(facts.ports)} or data on one of its connections"
+
+
+def _cause(facts: Facts) -> str:
+    return CAUSES.get(facts.life.cause, facts.life.cause)
+
+
+def _span(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min"
+    return f"{whole // 3600} h"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} KB"

@@ -1,0 +1,40 @@
+"""The command line without a daemon."""
+
+import pytest
+
+from checkpointer import cli, tables
+
+
+def test_without_a_daemon_it_says_what_to_check_and_exits_4(tmp_path, capsys):
+    """A distinct exit code for programs, a hint for people."""
+    assert cli.main(["list", "--socket", str(tmp_path / "none.sock")]) == cli.NO_DAEMON
+    assert "is the zeropod daemon running" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bad", ["a/b/c/d", "a//b", ""])
+def test_a_malformed_reference_is_wrong_usage(bad, capsys):
+    """Exit code 2 and the form that is right."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["why", bad])
+
+    assert stopped.value.code == cli.USAGE
+    assert "NAMESPACE/POD" in capsys.readouterr().err
+
+
+def test_columns_are_as_wide_as_their_widest_cell():
+    """And lines have no trailing blanks."""
+    assert tables.table(("A", "B"), [("x", "yy"), ("long", "")]) == "A      B\nx      yy\nlong"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "-"), (999, "999B"), (14_200_000, "14.2MB"), (3_000_000_000, "3.0GB")]
+)
+def test_sizes_are_in_si_units(count, text):
+    """As `kubectl` users read them."""
+    assert tables.size(count) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "5s"), (125, "2m5s"), (7500, "2h5m")])
+def test_ages_are_short(seconds, text):
+    """Two units at the most."""
+    assert tables.age(1000.0, now=1000.0 + seconds) == text

@@ -1,0 +1,36 @@
+"""Records on disk."""
+
+from checkpointer.containers import Record, Records
+
+RECORD = Record("abc", "sand", "web", "default", "u1", "nginx", pid=1, start_time=5, scaledown=5.0)
+
+
+def test_what_is_put_is_loaded_by_the_next_daemon(tmp_path):
+    """All fields survive."""
+    Records(tmp_path / "c").put(RECORD)
+
+    assert list(Records(tmp_path / "c").load()) == [RECORD]
+
+
+def test_a_damaged_record_is_dropped_and_the_others_are_kept(tmp_path):
+    """The plugin reports the damaged one again."""
+    records = Records(tmp_path)
+    records.put(RECORD)
+    (tmp_path / "bad.json").write_text('{"id": "ba')
+    (tmp_path / "other.json").write_text('{"id": "x", "colour": "red"}')
+
+    assert list(records.load()) == [RECORD]
+    assert {p.name for p in tmp_path.iterdir()} == {"abc.json"}
+
+
+def test_an_id_cannot_leave_the_directory(tmp_path):
+    """A record named like a path stays a file of the directory."""
+    records = Records(tmp_path / "c")
+    records.put(Record("../../evil", "s", "p", "n", "u", "c"))
+
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["evil.json"]
+
+
+def test_a_recycled_pid_is_not_the_recorded_process():
+    """Pid 1 lives, but it was not started at tick 5."""
+    assert not RECORD.alive()

@@ -1,0 +1,14 @@
+"""Mount points, as the exec watch marks them."""
+
+from checkpointer.execwatch import mount_points
+
+
+def test_mount_points_are_unescaped_bytes():
+    """Blanks and newlines come as octal (proc(5)), other bytes as they are."""
+    text = (
+        "21 20 0:20 / / rw - overlay overlay rw\n"
+        "22 21 0:21 / /mnt/a\\040b\\134c rw shared:1 - tmpfs tmpfs rw\n"
+        "23 21 0:22 / /daten/ä rw - tmpfs tmpfs rw\n"
+    )
+
+    assert mount_points(text) == [b"/", b"/mnt/a b\\c", "/daten/ä".encode()]

@@ -1,0 +1,139 @@
+"""The life of a container, event by event."""
+
+import itertools
+
+import pytest
+
+from checkpointer import lifecycle as lc
+from checkpointer.lifecycle import Life, State, step
+
+EVENTS = (
+    lc.SleepAsked("idle"),
+    lc.Slept(),
+    lc.SleepCalledOff("tcp-connect"),
+    lc.SleepRefused("io_uring"),
+    lc.SleepFailed("disk full"),
+    lc.WakeAsked("exec"),
+    lc.Woke(),
+    lc.WakeFailed("no memory"),
+    lc.WakeHeld("full"),
+    lc.RetryWake(),
+    lc.Lost("gone"),
+    lc.Exited(),
+)
+
+
+def run(life, *events):
+    effects = []
+    for event in events:
+        life, some = step(life, event)
+        effects += some
+    return life, effects
+
+
+def test_an_idle_container_sleeps_and_the_first_cause_wakes_it_once():
+    """A second packet while the restore runs starts no second restore."""
+    life, effects = run(
+        Life(),
+        lc.SleepAsked("idle"),
+        lc.Slept(),
+        lc.WakeAsked("tcp-connect"),
+        lc.WakeAsked("exec"),
+        lc.Woke(),
+    )
+
+    assert life.state is State.RUNNING
+    assert life.cause == "tcp-connect"
+    assert effects == [lc.Sleep(), lc.Wake("tcp-connect"), lc.Rest(0.0)]
+
+
+def test_a_packet_in_the_middle_of_a_sleep_calls_it_off():
+    """The application is wanted before its checkpoint is committed: it goes on, and that is no failure."""
+    life, effects = run(
+        Life(),
+        lc.SleepAsked("idle"),
+        lc.WakeAsked("tcp-connect"),
+        lc.SleepCalledOff("tcp-connect"),
+    )
+
+    assert (life.state, life.failed_sleeps) == (State.RUNNING, 0)
+    assert effects == [lc.Sleep(), lc.CallOff("tcp-connect"), lc.Rest(0.0)]
+
+
+def test_failed_checkpoints_back_off_and_never_end_the_application():
+    """Ten failures in a row: each time RUNNING, each time a longer pause up to an hour, the reason kept."""
+    life, pauses = Life(), []
+    for _ in range(10):
+        life, effects = run(life, lc.SleepAsked("idle"), lc.SleepFailed("criu: broken"))
+        pauses += [e.seconds for e in effects if isinstance(e, lc.Rest)]
+        assert life.state is State.RUNNING
+        assert not any(isinstance(e, lc.Fail | lc.CleanUp) for e in effects)
+
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (10.0, 3600.0)
+    assert life.reason == "criu: broken"
+
+
+def test_a_sleep_that_works_forgets_the_failures_before_it():
+    """The back-off starts anew after a success."""
+    life, _ = run(
+        Life(), lc.SleepAsked("idle"), lc.SleepFailed("x"), lc.SleepAsked("idle"), lc.Slept()
+    )
+
+    assert (life.failed_sleeps, life.reason) == (0, "")
+
+
+def test_a_failed_restore_is_tried_again_from_the_same_image_and_then_given_to_the_runtime():
+    """Four retries with growing pauses, then the supervisor is told to fail."""
+    life, _ = run(Life(), lc.SleepAsked("idle"), lc.Slept(), lc.WakeAsked("udp"))
+    seen = []
+    for _ in range(lc.MAX_WAKES):
+        life, effects = step(life, lc.WakeFailed("pid taken"))
+        seen += effects
+        if life.state is State.WAKING:
+            _, retry = step(life, lc.RetryWake())
+            assert retry == [lc.Wake("udp")]
+
+    assert [e.seconds for e in seen[:-1]] == [0.5, 1.0, 2.0, 4.0]
+    assert seen[-1] == lc.Fail("pid taken")
+    assert life.state is State.GONE
+
+
+def test_no_room_is_waited_out_for_ever():
+    """A full node is no failure of the image: nothing is counted."""
+    life, _ = run(Life(), lc.SleepAsked("idle"), lc.Slept(), lc.WakeAsked("udp"))
+    for _ in range(100):
+        life, effects = step(life, lc.WakeHeld("512 MB missing"))
+        assert effects == [lc.WakeLater(0.5)]
+
+    assert (life.state, life.failed_wakes, life.reason) == (State.WAKING, 0, "512 MB missing")
+
+
+def test_an_exit_cleans_up_exactly_once_in_every_state():
+    """Also after the container was failed, whose real end comes later."""
+    for before in (
+        (),
+        (lc.SleepAsked("idle"),),
+        (lc.SleepAsked("idle"), lc.Slept()),
+        (lc.Lost("x"),),
+    ):
+        life, _ = run(Life(), *before)
+        life, effects = run(life, lc.Exited(), lc.Exited())
+        assert life.state is State.GONE
+        assert effects == [lc.CleanUp()]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4])
+def test_no_sequence_of_events_fails_a_container_without_a_failed_wake_or_a_loss(length):
+    """All sequences up to four events: Fail comes only from Lost (restores need five failures)."""
+    for events in itertools.product(EVENTS, repeat=length):
+        _, effects = run(Life(), *events)
+        if any(isinstance(e, lc.Fail) for e in effects):
+            assert lc.Lost("gone") in events
+
+
+def test_what_ended_stays_ended():
+    """Late answers of workers change nothing."""
+    life, _ = run(Life(), lc.Exited())
+    for event in EVENTS:
+        assert step(life, event) == (life, [])

@@ -1,0 +1,67 @@
+"""What `zeropod why` says."""
+
+import dataclasses
+
+from checkpointer.lifecycle import Life, State
+from checkpointer.why import Facts, explain
+
+FACTS = Facts(
+    title="default/web/nginx",
+    life=Life(),
+    age=30.0,
+    scaledown=60.0,
+    busy="last traffic 12 s ago",
+    look_in=48.0,
+    ports=["tcp/80"],
+    image_bytes=0,
+)
+
+
+def about(**changes):
+    return explain(dataclasses.replace(FACTS, **changes))
+
+
+def test_awake_it_names_what_keeps_it_awake_and_when_that_ends():
+    """The paragraph answers: why is it not asleep, what would change that."""
+    text = about()
+
+    assert "default/web/nginx is awake" in text
+    assert "last traffic 12 s ago" in text
+    assert "60 s without traffic" in text
+    assert "48 s" in text
+
+
+def test_a_failed_sleep_is_named_with_its_reason_and_the_next_try():
+    """And that the application was left alone."""
+    text = about(life=Life(failed_sleeps=3, reason="it uses io_uring"), look_in=40.0)
+
+    assert "it uses io_uring" in text
+    assert "3 times in a row" in text
+    assert "left as it was" in text
+    assert "40 s" in text
+
+
+def test_asleep_it_says_why_and_what_wakes_it():
+    """Ports, size and all other doors."""
+    text = about(life=Life(State.ASLEEP, cause="idle"), image_bytes=14_200_000)
+
+    assert "14.2 MB" in text
+    assert "tcp/80" in text
+    assert "exec" in text
+
+
+def test_a_wake_that_waits_for_room_says_so():
+    """The image is kept meanwhile."""
+    text = about(
+        life=Life(
+            State.WAKING, cause="tcp-connect", reason="80 MB missing in the pod's memory limit"
+        )
+    )
+
+    assert "80 MB missing" in text
+    assert "image is kept" in text
+
+
+def test_a_duration_of_zero_is_named_with_its_annotation():
+    """The remedy is in the sentence."""
+    assert "zeropod.ctrox.dev/scaledown-duration is 0" in about(scaledown=0.0)
