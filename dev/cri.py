@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import grpc
 
@@ -183,7 +183,7 @@ class Container:
         self.id = identifier
         self.name = name
 
-    def start(self) -> Container:
+    def start(self) -> Self:
         """Starts what `Pod.create` made."""
         self.runtime.call("StartContainer", container_id=self.id)
         return self
@@ -351,7 +351,7 @@ class Pod:
             ),
         )
 
-    def start(self) -> Pod:
+    def start(self) -> Self:
         """Runs the sandbox: cgroup, namespaces, network."""
         Path(self.config.log_directory).mkdir(parents=True, exist_ok=True)
         self._make_cgroup()
@@ -462,7 +462,7 @@ class Pod:
         shutil.rmtree(self.config.log_directory, ignore_errors=True)
         remove_cgroup(self.cgroup)
 
-    def __enter__(self) -> Pod:
+    def __enter__(self) -> Self:
         return self if self.id else self.start()
 
     def __exit__(

@@ -1,6 +1,7 @@
 """Second half of the node's PID 1: the node's network, then its services, kept running.
 
-A service that ends is started again 0.2 s later, unless `/run/node/hold/<name>` exists. Each has a
+A service that ends is started again 0.2 s later (one that keeps failing, after up to 2 s), unless
+`/run/node/hold/<name>` exists. Each has a
 cgroup of its own, a pid file `/run/node/<name>.pid` and a log `/var/log/node/<name>.log`. Runs on
 the node's own Python; standard library only.
 """
@@ -24,8 +25,15 @@ LOGS = Path("/var/log/node")
 PYTHON = "/opt/zeropod/venv/bin/python"
 CODE = Path("/opt/zeropod/lib/python")
 
-#: Between the end of a service and its next start, in seconds.
-PAUSE = 0.2
+#: Between the end of a service and its next start, in seconds; the second bounds the back-off of
+#: one that fails by itself again and again.
+PAUSE, LONGEST_PAUSE = 0.2, 2.0
+
+#: How long the services may take to answer each other, in seconds.
+PATIENCE = 10.0
+
+DAEMON_SOCKET = "/run/zeropod/zeropod.sock"
+NRI_SOCKET = "/nri/nri.sock"
 
 CONTAINERD = """\
 version = 2
@@ -75,7 +83,9 @@ class Service:
 
     env: dict[str, str] = field(default_factory=dict)
     pid: int = 0
+    started: float = 0.0
     not_before: float = 0.0
+    pause: float = PAUSE
 
     def due(self) -> bool:
         """Whether it has to be started now."""
@@ -90,6 +100,7 @@ class Service:
         pid = os.fork()
         if pid:
             self.pid = pid
+            self.started = time.monotonic()
             (RUN / f"{self.name}.pid").write_text(f"{pid}\n", encoding="ascii")
             return
         try:
@@ -109,10 +120,15 @@ class Service:
 
     def ended(self, status: int) -> None:
         """Notes that it is gone."""
-        log.info("%s (pid %d) ended: %d", self.name, self.pid, os.waitstatus_to_exitcode(status))
+        code = os.waitstatus_to_exitcode(status)
+        log.info("%s (pid %d) ended: %d", self.name, self.pid, code)
         (RUN / f"{self.name}.pid").unlink(missing_ok=True)
         self.pid = 0
-        self.not_before = time.monotonic() + PAUSE
+        now = time.monotonic()
+        # A test that kills it shall find it back soon; a program that cannot start shall not spin.
+        failing = code > 0 and now - self.started < 5.0
+        self.pause = min(self.pause * 2, LONGEST_PAUSE) if failing else PAUSE
+        self.not_before = now + self.pause
 
 
 def join(name: str) -> None:
@@ -203,7 +219,7 @@ def services(plan: dict[str, object]) -> list[Service]:
     return found
 
 
-def prepare() -> None:
+def prepare(running: list[Service]) -> None:
     """Started by PID 1 beside the services: images in, then tells the host how it went."""
     try:
         wait(
@@ -222,7 +238,43 @@ def prepare() -> None:
     except (OSError, subprocess.SubprocessError, TimeoutError) as error:
         (LOGS / "failed").write_text(f"{error}\n", encoding="utf-8")
         return
-    (LOGS / "ready").touch()
+    fresh = LOGS / "ready.new"
+    fresh.write_text("".join(f"{line}\n" for line in complaints(running)), encoding="utf-8")
+    fresh.rename(LOGS / "ready")
+
+
+def complaints(running: list[Service]) -> list[str]:
+    """What is not as it should be although containerd works: a line each."""
+    found = []
+    for name, answers in (("daemon", daemon_answers), ("plugin", plugin_registered)):
+        for service in running:
+            if service.name == name:
+                if service.needs and not service.needs.exists():
+                    found.append(f"without {name}: there is no {service.needs.relative_to(CODE)}")
+                    continue
+                try:
+                    wait(name, answers, PATIENCE)
+                except TimeoutError as error:
+                    found.append(str(error))
+    return found
+
+
+def daemon_answers() -> bool:
+    """Whether somebody accepts connections on the daemon's socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(DAEMON_SOCKET)
+        except OSError:
+            return False
+    return True
+
+
+def plugin_registered() -> bool:
+    """Whether containerd has an NRI connection (03 is SS_CONNECTED)."""
+    table = [
+        line.split() for line in Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()
+    ]
+    return any(row[5] == "03" and row[-1].endswith(NRI_SOCKET) for row in table)
 
 
 def wait(what: str, done: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -268,11 +320,12 @@ def main() -> None:
     pass_controllers_down()
     network(plan["name"])
     configure_containerd()
+    running = services(plan)
     if not os.fork():
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        prepare()
+        prepare(running)
         os._exit(0)
-    keep(services(plan))
+    keep(running)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,10 @@ class Node:
                 self._destroy()
                 raise
 
+    def complaints(self) -> List[str]:
+        """What did not come up besides containerd; empty when all is well."""
+        return (self.state / "log/node/ready").read_text(encoding="utf-8").splitlines()
+
     def stop(self) -> bool:
         """Ends it and removes all that was of it; False if there was none."""
         with self.locked():
