@@ -13,26 +13,14 @@ _log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=messages.Message)
 
-CONNECT_TIMEOUT = 5.0
-"""Seconds; a local server accepts at once unless its queue of connections is full."""
-
 
 async def connect_unix(path: str | pathlib.Path) -> Client:
-    """Connect to a unix socket.
+    """Return a client that is connected to a unix socket.
 
     Raises:
         TtrpcError: UNAVAILABLE, nobody listens at `path`; DEADLINE_EXCEEDED.
     """
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            reader, writer = await asyncio.open_unix_connection(path)
-    except TimeoutError as error:
-        problem = f"cannot connect to {path} within {CONNECT_TIMEOUT:g} s"
-        raise errors.TtrpcError(errors.Code.DEADLINE_EXCEEDED, problem) from error
-    except OSError as error:
-        problem = f"cannot connect to {path}: {error.strerror}"
-        raise errors.closed(problem) from error
-    return Client(streams.SocketStream(reader, writer))
+    return Client(await streams.connect_unix(path))
 
 
 class Client:
@@ -56,7 +44,7 @@ class Client:
         request: messages.Message,
         reply: type[M],
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - the protocol carries it to the server
+        timeout: float | None = None,
         metadata: envelope.Metadata | None = None,
     ) -> M:
         """Call `method` of `service` and return its reply.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pathlib
 from typing import Protocol
 
 from ttrpc import errors
@@ -10,6 +11,9 @@ from ttrpc import errors
 CHUNK = 256 << 10
 """Bytes that are read at once; large messages arrive in few reads, small ones cost no memory."""
 
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds; a local server accepts at once unless its queue of connections is full."""
 
 FLUSH_TIMEOUT = 1.0
 """Seconds that closing waits for the other side to read what was sent."""
@@ -75,3 +79,21 @@ class SocketStream:
             self._writer.transport.abort()
         except OSError:
             pass  # it was broken before; closed is what we wanted
+
+
+async def connect_unix(path: str | pathlib.Path) -> SocketStream:
+    """Connect to a unix socket.
+
+    Raises:
+        TtrpcError: UNAVAILABLE, nobody listens at `path`; DEADLINE_EXCEEDED.
+    """
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            reader, writer = await asyncio.open_unix_connection(path)
+    except TimeoutError as error:
+        problem = f"cannot connect to {path} within {CONNECT_TIMEOUT:g} s"
+        raise errors.TtrpcError(errors.Code.DEADLINE_EXCEEDED, problem) from error
+    except OSError as error:
+        problem = f"cannot connect to {path}: {error.strerror}"
+        raise errors.closed(problem) from error
+    return SocketStream(reader, writer)

@@ -1,0 +1,49 @@
+"""A circuit breaker for containers that the supervisor may not agree with.
+
+A container whose last life ended soon after it had started under the supervisor starts plain the
+next time. If we were the cause, it now runs; if not, nothing is lost but one life without sleep.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+SHORT_LIFE = 10.0
+"""Seconds; a container that lived longer has got on with the supervisor."""
+
+MEMORY = 3600.0
+"""Seconds that a short life is remembered; far more than kubelet's longest back-off, 5 min."""
+
+
+class Breaker:
+    """Remembers short lives by pod uid and container name, which restarts do not change."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._ended: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def life_ended(self, uid: str, name: str, *, seconds: float, supervised: bool) -> None:
+        """Note the end of a life that lasted `seconds`."""
+        now = self._clock()
+        self._ended = {
+            key: (when, lasted)
+            for key, (when, lasted) in self._ended.items()
+            if now - when < MEMORY and key != (uid, name)
+        }
+        if supervised and seconds < SHORT_LIFE:
+            self._ended[uid, name] = (now, seconds)
+
+    def reason(self, uid: str, name: str) -> str:
+        """Return why the next life has to be plain, "" if it need not."""
+        when, lasted = self._ended.get((uid, name), (0.0, SHORT_LIFE))
+        if lasted >= SHORT_LIFE or self._clock() - when >= MEMORY:
+            return ""
+        return (
+            f"its last life ended {lasted:.1f} s after the start under the supervisor, so this one"
+            " runs without; see the log of the previous container"
+        )
+
+    def forget(self, uid: str) -> None:
+        """Forget a pod that is gone."""
+        self._ended = {key: value for key, value in self._ended.items() if key[0] != uid}

@@ -1,0 +1,169 @@
+"""containerd's records of containers: read one, change its spec.
+
+A task is made from the record as it stands when the task is made, so a spec that is changed before
+StartContainer is the one that runs. CRI itself changes records this way when resources change.
+
+grpcio costs some 25 MB and 0.2 s, so it is imported by `connect`, in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pathlib
+from collections.abc import Callable
+from concurrent import futures
+from dataclasses import dataclass
+from typing import Any
+
+from ttrpc import messages
+
+TIMEOUT = 1.2
+"""Seconds for one exchange; two of them and our own work fit into NRI's 2 s only if containerd is
+well, and if it is not, the container starts without us."""
+
+_SERVICE = "containerd.services.containers.v1"
+
+_OPTIONS = (
+    # Go's server refuses the escaped path that grpc would send as :authority.
+    ("grpc.default_authority", "localhost"),
+    # After a restart of containerd the first call must not wait for grpc's usual back-off.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    # The spec of a container with many volumes exceeds nothing, but the default is 4 MB.
+    ("grpc.max_receive_message_length", 64 << 20),
+)
+
+# api/services/containers/v1/containers.proto of containerd; the same from 1.7 to 2.3.
+_api = messages.schema(
+    _SERVICE,
+    {
+        "Any": [(1, "type_url", "string"), (2, "value", "bytes")],
+        "Runtime": [(1, "name", "string")],
+        "Container": [(1, "id", "string"), (4, "runtime", "Runtime"), (5, "spec", "Any")],
+        "FieldMask": [(1, "paths", "repeated string")],
+        "GetContainerRequest": [(1, "id", "string")],
+        "GetContainerResponse": [(1, "container", "Container")],
+        "UpdateContainerRequest": [(1, "container", "Container"), (2, "update_mask", "FieldMask")],
+        "UpdateContainerResponse": [],
+    },
+)
+
+
+class ContainersError(Exception):
+    """containerd did not do what it was asked; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A stored container.
+
+    Attributes:
+        id: the container's.
+        runtime: for example "io.containerd.runc.v2".
+        spec: its OCI spec.
+        type_url: of the spec, which has to be sent back.
+    """
+
+    id: str
+    runtime: str
+    spec: dict[str, Any]
+    type_url: str
+
+
+class Containers:
+    """Client of containerd's Containers service."""
+
+    def __init__(self, socket: pathlib.Path, namespace: str) -> None:
+        self._socket = socket
+        self._metadata = (("containerd-namespace", namespace),)
+        # grpc's own threads answer; this one only waits, so that the event loop does not.
+        self._executor = futures.ThreadPoolExecutor(4, thread_name_prefix="containerd")
+        self._calls: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+        self._channel: Any = None
+
+    async def connect(self) -> None:
+        """Load grpc and open the channel; the connection itself comes with the first call.
+
+        Raises:
+            ContainersError: grpcio is not installed.
+        """
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._executor, self._open)
+
+    async def get(self, container_id: str) -> Record:
+        """Return a container's record.
+
+        Raises:
+            ContainersError: it is not there, or containerd does not answer.
+        """
+        request = _api.GetContainerRequest(id=container_id)
+        found = (await self._call(0, request)).container
+        try:
+            spec = json.loads(found.spec.value)
+        except ValueError as error:
+            problem = f"its stored spec is no JSON: {error}"
+            raise ContainersError(problem) from error
+        return Record(found.id, found.runtime.name, spec, found.spec.type_url)
+
+    async def put_spec(self, record: Record, spec: dict[str, Any]) -> None:
+        """Replace the spec of a container; all or nothing.
+
+        Raises:
+            ContainersError: containerd refused or does not answer; then either may be true.
+        """
+        value = _api.Any(type_url=record.type_url, value=json.dumps(spec).encode())
+        request = _api.UpdateContainerRequest(
+            container=_api.Container(id=record.id, spec=value),
+            update_mask=_api.FieldMask(paths=["spec"]),
+        )
+        await self._call(1, request)
+
+    def close(self) -> None:
+        """End the channel; the client is of no use afterwards."""
+        if self._channel is not None:
+            self._channel.close()
+        self._executor.shutdown(wait=False)
+
+    async def _call(self, which: int, request: messages.Message) -> Any:
+        if self._calls is None:
+            await self.connect()
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._exchange, which, request
+        )
+
+    def _open(self) -> None:
+        if self._calls is not None:
+            return
+        try:
+            import grpc  # noqa: PLC0415 - late, see above
+        except ImportError as error:
+            problem = f"grpcio cannot be loaded ({error}); install python3-grpcio"
+            raise ContainersError(problem) from error
+        self._channel = grpc.insecure_channel(f"unix://{self._socket}", options=_OPTIONS)
+
+        def method(name: str, response: messages.MessageClass) -> Callable[..., Any]:
+            call: Callable[..., Any] = self._channel.unary_unary(
+                f"/{_SERVICE}.Containers/{name}", messages.encode, response.FromString
+            )
+            return call
+
+        self._calls = (
+            method("Get", _api.GetContainerResponse),
+            method("Update", _api.UpdateContainerResponse),
+        )
+
+    def _exchange(self, which: int, request: messages.Message) -> Any:
+        import grpc  # noqa: PLC0415 - loaded by now
+
+        if self._calls is None:
+            raise ContainersError("not connected")
+        try:
+            return self._calls[which](
+                request, timeout=TIMEOUT, wait_for_ready=True, metadata=self._metadata
+            )
+        except grpc.RpcError as error:
+            code, details = error.code().name.lower(), error.details()
+            problem = f"containerd at {self._socket}: {code}: {details}"
+            raise ContainersError(problem) from error

@@ -1,0 +1,280 @@
+"""What each event of the runtime means to us; translates, decides nothing by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
+
+from nri_plugin import annotations as wishes
+from nri_plugin import (
+    api,
+    breaker,
+    containers,
+    injection,
+    lookup,
+    processes,
+    refusals,
+    registry,
+    settings,
+    stub,
+)
+
+_log = logging.getLogger(__name__)
+
+VERIFY_TIMEOUT = 10.0
+"""Seconds within which a started container has to turn into the supervisor; the runtime reports
+the start before the program is executed."""
+
+VERIFY_INTERVAL = 0.002
+"""Seconds between two looks, doubled each time up to 0.1."""
+
+CREATED_WITHOUT_US = (
+    "it was created while the plugin was not connected to the runtime; "
+    "delete the pod to have its successor managed"
+)
+RUNS_PLAIN = (
+    "it runs without the supervisor although its spec names it: the plugin answered too late; "
+    "restart the container"
+)
+
+
+class Plugin:
+    """The handlers; see `stub.Plugin`."""
+
+    def __init__(
+        self,
+        config: settings.Settings,
+        known: registry.Registry,
+        records: containers.Containers,
+        fuse: breaker.Breaker,
+    ) -> None:
+        self._config = config
+        self._known = known
+        self._records = records
+        self._breaker = fuse
+        self._lookup = lookup.Lookup()
+        self._runtime = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.synchronized_once = asyncio.Event()
+
+    @property
+    def handlers(self) -> Mapping[api.Event, stub.EventHandler]:
+        """See `stub.Plugin`; few, because the runtime stops for each."""
+        return {
+            api.Event.POST_CREATE_CONTAINER: self._created,
+            api.Event.START_CONTAINER: self._starting,
+            api.Event.POST_START_CONTAINER: self._started,
+            api.Event.STOP_CONTAINER: self._stopped,
+            api.Event.REMOVE_CONTAINER: self._removed,
+            api.Event.REMOVE_POD_SANDBOX: self._pod_removed,
+        }
+
+    def configured(self, runtime: stub.Runtime) -> None:
+        """See `stub.Plugin`."""
+        fields = {"runtime": runtime.name, "version": runtime.version, "nri": runtime.nri}
+        _log.info("nri.configured", extra=fields)
+        self._runtime = runtime.name
+        # Now, in a thread, so that no handler pays for loading grpc.
+        self._spawn(self._connect(), "connect")
+
+    def synchronized(self, pods: Sequence[Any], listed: Sequence[Any]) -> None:
+        """See `stub.Plugin`."""
+        by_id = {pod.id: pod for pod in pods}
+        ids = {container.id for container in listed}
+        for gone in [container.id for container in self._known if container.id not in ids]:
+            self._known.remove(gone)
+        for container in listed:
+            found = self._look(by_id.get(container.pod_sandbox_id), container)
+            if found is not None:
+                self._adopt(found)
+        fields = {"pods": len(pods), "containers": len(listed), "wanted": len(list(self._known))}
+        _log.info("nri.synchronized", extra=fields)
+        self.synchronized_once.set()
+
+    async def close(self) -> None:
+        """End the work in the background."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._records.close()
+
+    async def _created(self, pod: Any, container: Any) -> None:
+        """PostCreateContainer: the record is stored, and nobody can have started it yet."""
+        started = time.perf_counter()
+        found = self._look(pod, container)
+        if found is None or found.injected:
+            return
+        reason = found.reason or self._breaker.reason(found.uid, found.name)
+        if not reason:
+            reason = await self._inject(found.id)
+        self._known.change(found.id, injected=not reason, reason=reason)
+        fields: dict[str, object] = {"container": found.title, "id": found.id}
+        fields["ms"] = (time.perf_counter() - started) * 1e3
+        if reason:
+            _log.warning("container.unmanaged", extra=fields | {"reason": reason})
+        else:
+            _log.info("container.injected", extra=fields)
+
+    async def _starting(self, pod: Any, container: Any) -> None:
+        """StartContainer: namespaces and root are there, the program is not executed yet."""
+        found = self._look(pod, container)
+        if found is None:
+            return
+        # From here on, in case it ends before PostStartContainer comes.
+        self._known.change(found.id, started=time.monotonic())
+        original = injection.original(container.args, container.annotations)
+        if original is None:
+            return
+        problem = await self._lookup.problem(container.pid, original, container.env)
+        if problem:
+            _log.info("container.rejected", extra={"container": found.title, "reason": problem})
+            message = f"unable to start container process: {problem}"
+            raise stub.RejectedError(message)
+
+    async def _started(self, pod: Any, container: Any) -> None:
+        """PostStartContainer: the program is executed now or in a moment."""
+        found = self._look(pod, container)
+        if found is None:
+            return
+        self._known.change(found.id, started=time.monotonic(), state=api.State.RUNNING)
+        if found.injected:
+            self._spawn(self._verify(found.id, found.pid), f"verify-{found.id[:12]}")
+
+    async def _stopped(self, _: Any, container: Any) -> None:
+        """StopContainer: the process is dead, whatever the event says."""
+        found = self._known.get(container.id)
+        if found is None:
+            return
+        if found.started is not None:
+            lived = time.monotonic() - found.started
+            self._breaker.life_ended(
+                found.uid, found.name, seconds=lived, supervised=found.injected
+            )
+            _log.info("container.stopped", extra={"container": found.title, "seconds": lived})
+        self._known.change(found.id, state=api.State.STOPPED, pid=0, started=None)
+
+    async def _removed(self, _: Any, container: Any) -> None:
+        """RemoveContainer: its record is about to go."""
+        self._known.remove(container.id)
+
+    async def _pod_removed(self, pod: Any, _: Any) -> None:
+        """RemovePodSandbox; never comes for pods that are older than the runtime's process."""
+        self._breaker.forget(pod.uid)
+
+    async def _connect(self) -> None:
+        try:
+            await self._records.connect()
+        except containers.ContainersError as error:
+            _log.error("containerd.unavailable", extra={"reason": str(error)})
+
+    def _look(self, pod: Any, container: Any) -> registry.Container | None:
+        """Bring the registry up to date with an event and return the entry.
+
+        None: the pod wants nothing of us. Events come for containers never heard of before, and
+        without their pod when the runtime has forgotten it.
+        """
+        known = self._known.get(container.id)
+        pid, state = container.pid, api.State(container.state)
+        if known is not None:
+            pid = pid or known.pid
+            return self._known.change(known.id, pid=pid, state=state)
+        if pod is None or not pod.id:
+            return None
+        wish = wishes.read(pod.annotations, pod.runtime_handler)
+        if wish is None:
+            return None
+        return self._known.put(
+            registry.Container(
+                id=container.id,
+                sandbox_id=pod.id,
+                name=container.name,
+                pod=pod.name,
+                namespace=pod.namespace,
+                uid=pod.uid,
+                runtime_handler=pod.runtime_handler,
+                annotations=wish.annotations,
+                pid=pid,
+                state=state,
+                injected=injection.original(container.args, container.annotations) is not None,
+                reason=wish.reason,
+            )
+        )
+
+    def _adopt(self, found: registry.Container) -> None:
+        """Judge a container that was there before this connection."""
+        if found.pid and found.started is None:
+            age = processes.age(found.pid)
+            if age is not None:
+                self._known.change(found.id, started=time.monotonic() - age)
+        if found.managed and processes.is_supervisor(found.pid):
+            return
+        if found.injected and found.state == api.State.RUNNING:
+            self._spawn(self._verify(found.id, found.pid), f"verify-{found.id[:12]}")
+        elif not found.injected and not found.reason:
+            self._spawn(self._explain(found.id), f"explain-{found.id[:12]}")
+
+    async def _inject(self, container_id: str) -> str:
+        """Put the supervisor into the stored spec; return why not, "" when done."""
+        if self._runtime != "containerd":
+            return f"the container runtime is {self._runtime}; only containerd is supported"
+        reason = processes.missing_supervisor(self._config.container_dir)
+        if reason:
+            return reason
+        try:
+            record = await self._records.get(container_id)
+            if injection.present(record.spec):
+                return ""  # by another instance of ours, in a rolling update
+            reason = self._refusal(record)
+            if not reason:
+                changed = injection.rewrite(record.spec, self._config.container_dir)
+                await self._records.put_spec(record, changed)
+        except containers.ContainersError as error:
+            return f"its spec could not be changed: {error}"
+        return reason
+
+    async def _explain(self, container_id: str) -> None:
+        """Find out why a container is plain that was created without us."""
+        try:
+            reason = self._refusal(await self._records.get(container_id))
+        except containers.ContainersError as error:
+            _log.debug("container.unreadable", extra={"id": container_id, "reason": str(error)})
+            reason = ""
+        self._known.change(container_id, reason=reason or CREATED_WITHOUT_US)
+
+    def _refusal(self, record: containers.Record) -> str:
+        network = processes.shares_host_network(record.spec)
+        return refusals.find(record.spec, refusals.Host(record.runtime, network))
+
+    async def _verify(self, container_id: str, pid: int) -> None:
+        """Wait until the process is the supervisor: only then is the container managed."""
+        deadline = time.monotonic() + VERIFY_TIMEOUT
+        interval = VERIFY_INTERVAL
+        while not processes.is_supervisor(pid):
+            if not processes.exists(pid):
+                return  # ended; the event is on its way
+            if time.monotonic() > deadline:
+                found = self._known.change(container_id, managed=False, reason=RUNS_PLAIN)
+                if found is not None:
+                    _log.warning("container.plain", extra={"container": found.title})
+                return
+            await asyncio.sleep(interval)
+            interval = min(interval * 2, 0.1)
+        found = self._known.get(container_id)
+        if found is not None and found.pid == pid and found.state != api.State.STOPPED:
+            self._known.change(container_id, managed=True, reason="")
+            _log.info("container.managed", extra={"container": found.title, "pid": pid})
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            fields = {"task": task.get_name()}
+            _log.error("plugin.task_failed", exc_info=task.exception(), extra=fields)
