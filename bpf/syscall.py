@@ -120,7 +120,7 @@ def unshare(flags: int) -> None:
 
 
 def prctl(option: int, arg2: int | bytes = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
-    """Call prctl(2); a bytes `arg2` is passed as a C string."""
+    """Change the calling process or thread; a bytes `arg2` is passed as a C string."""
     second = ctypes.c_char_p(arg2) if isinstance(arg2, bytes) else ctypes.c_ulong(arg2)
     rest = (ctypes.c_ulong(value) for value in (arg3, arg4, arg5))
     return _checked(_libc.prctl(option, second, *rest), "prctl")
@@ -188,7 +188,8 @@ def fanotify_response(fd: int, response: int) -> bytes:
 
 
 def _bpf(command: int, attr: bytes, subject: str | None = None) -> int:
-    args = (ctypes.c_long(command), ctypes.c_char_p(attr), ctypes.c_ulong(len(attr)))
+    union = ctypes.create_string_buffer(attr, len(attr))  # mutable: some commands write back
+    args = (ctypes.c_long(command), union, ctypes.c_ulong(len(attr)))
     return _checked(_libc.syscall(_number("bpf"), *args), "bpf", subject)
 
 

@@ -1,0 +1,288 @@
+/*
+ * Hold and replay, and activity: the programs at tc in a pod's network namespace.
+ *
+ *   eth0, lo ingress  eth_in, lo_in   hold (redirect to the container's TAP) or let pass and note activity
+ *   eth0 egress       eth_out         note activity
+ *   TAP ingress       tap_in          a frame the daemon writes back: to the interface it came from
+ *   TAP egress        tap_out         only redirected frames; the kernel's own would look like traffic
+ *
+ * The pod is known by the filter's classid, which cls_bpf hands over as skb->tc_classid; on a TAP it is
+ * the hold. Verdicts are TC_ACT_UNSPEC, "go on with the next filter": other people's filters still run.
+ */
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/in6.h>
+#include <uapi/linux/ip.h>
+#include <uapi/linux/ipv6.h>
+#include <uapi/linux/pkt_cls.h>
+#include "maps.h"
+#include "packet.h"
+
+static __always_inline struct bpf_sock *tcp_socket(struct __sk_buff *skb, struct packet *p)
+{
+    struct bpf_sock_tuple tuple = {};
+
+    if (p->v6) {
+        __builtin_memcpy(tuple.ipv6.saddr, p->source, 16);
+        __builtin_memcpy(tuple.ipv6.daddr, p->target, 16);
+        tuple.ipv6.sport = bpf_htons(p->sport);
+        tuple.ipv6.dport = bpf_htons(p->dport);
+        return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+    }
+    __builtin_memcpy(&tuple.ipv4.saddr, p->source + 12, 4);
+    __builtin_memcpy(&tuple.ipv4.daddr, p->target + 12, 4);
+    tuple.ipv4.sport = bpf_htons(p->sport);
+    tuple.ipv4.dport = bpf_htons(p->dport);
+    return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+}
+
+/* A connection that somebody (a sibling, TIME_WAIT, a half-open accept) still answers. */
+static __always_inline int is_live(struct __sk_buff *skb, struct packet *p)
+{
+    struct bpf_sock *sk = tcp_socket(skb, p);
+    int state;
+
+    if (!sk)
+        return 0;
+    state = sk->state;
+    bpf_sk_release(sk);
+    return state != BPF_TCP_LISTEN;
+}
+
+/* An old-style keepalive carries one byte that was received long ago. */
+static __always_inline int is_keepalive(struct __sk_buff *skb, struct packet *p)
+{
+    struct bpf_tcp_sock *tp;
+    struct bpf_sock *sk;
+    int old = 0;
+
+    sk = tcp_socket(skb, p);
+    if (!sk)
+        return 0;
+    tp = bpf_tcp_sock(sk);
+    if (tp)
+        old = p->seq == tp->rcv_nxt - 1;
+    bpf_sk_release(sk);
+    return old;
+}
+
+static __always_inline struct activity *activity_of(u32 slot, u16 port, u8 proto)
+{
+    struct port_key key = {.slot = slot, .port = port, .proto = proto};
+    struct activity fresh = {}, *found;
+
+    found = activity.lookup(&key);
+    if (found)
+        return found;
+    activity.update(&key, &fresh);
+    return activity.lookup(&key);
+}
+
+/* Only bytes for the application count: no pure ACK, FIN, RST, SYN. A datagram always does. */
+static __always_inline int has_payload(struct packet *p)
+{
+    if (p->kind == LATER)
+        return 0;
+    return p->proto == IPPROTO_UDP || (p->payload && !(p->flags & (FLAG_SYN | FLAG_RST)));
+}
+
+static __always_inline void note_in(struct __sk_buff *skb, u32 slot, struct packet *p)
+{
+    struct activity *a;
+
+    if (!has_payload(p))
+        return;
+    if (p->proto == IPPROTO_TCP && p->payload == 1 && is_keepalive(skb, p))
+        return;
+    a = activity_of(slot, p->dport, p->proto);
+    if (a)
+        a->last_in = bpf_ktime_get_ns();
+}
+
+static __always_inline void note_out(u32 slot, struct packet *p)
+{
+    struct activity *a;
+
+    if (!has_payload(p))
+        return;
+    a = activity_of(slot, p->sport, p->proto);
+    if (a)
+        a->last_out = bpf_ktime_get_ns();
+}
+
+static __always_inline int is_syn(struct packet *p)
+{
+    return p->proto == IPPROTO_TCP && (p->flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN;
+}
+
+/* Return the hold that a frame with ports belongs to, 0 for none. */
+static __always_inline u32 match(struct __sk_buff *skb, u32 slot, struct pod *pod, struct packet *p)
+{
+    struct port_key port = {.slot = slot, .port = p->dport, .proto = p->proto};
+    struct conn_key conn = {.lport = p->dport, .rport = p->sport, .slot = slot, .proto = p->proto};
+    struct hold *hold;
+    u32 *found, id;
+
+    __builtin_memcpy(conn.local, p->target, 16);
+    __builtin_memcpy(conn.remote, p->source, 16);
+    found = conns.lookup(&conn);
+    if (found)
+        return *found; /* 0: a sibling's */
+    found = ports.lookup(&port);
+    if (!found)
+        return pod->everything;
+    id = *found;
+    hold = holds.lookup(&id);
+    if (!id || !hold)
+        return 0;
+    switch (hold->mode & MODE_SCOPE) {
+    case MODE_SYNS:
+        return is_syn(p) ? id : 0;
+    case MODE_EVERYTHING:
+        return id;
+    case MODE_SET:
+        return p->proto == IPPROTO_UDP || is_syn(p) || !is_live(skb, p) ? id : 0;
+    }
+    return 0;
+}
+
+/* Fragments follow their first one; without it any hold of the pod takes them, nobody resets anything. */
+static __always_inline u32 holder(struct __sk_buff *skb, u32 slot, struct pod *pod, struct packet *p)
+{
+    struct frag_key key = {.id = p->id, .slot = slot};
+    u32 *found, id;
+
+    if (p->kind == WHOLE)
+        return match(skb, slot, pod, p);
+    __builtin_memcpy(key.source, p->source, 16);
+    __builtin_memcpy(key.target, p->target, 16);
+    key.proto = p->v6 ? 0 : p->proto;
+    if (p->kind == LATER) {
+        found = frags.lookup(&key);
+        if (found)
+            return *found;
+        return pod->everything ? pod->everything : pod->fallback;
+    }
+    id = match(skb, slot, pod, p);
+    frags.update(&key, &id);
+    return id;
+}
+
+/* Hand the frame to the hold's TAP; TC_ACT_UNSPEC when the hold lets it pass after all. */
+static __always_inline int divert(struct __sk_buff *skb, u32 id)
+{
+    struct hold *hold = holds.lookup(&id);
+    struct counts *count = counts.lookup(&id);
+
+    if (!hold || !count || !(hold->mode & MODE_SCOPE))
+        return TC_ACT_UNSPEC;
+    if (hold->mode & MODE_DRAIN && *(volatile u64 *)&count->redirected == hold->confirmed)
+        return TC_ACT_UNSPEC;
+    __sync_fetch_and_add(&count->redirected, 1);
+    skb->mark = MARK_HELD | id;
+    /* The daemon is gone, so is the device: the frame is dropped and comes again. */
+    return bpf_redirect(hold->tap, 0);
+}
+
+static __always_inline int is_refused(struct __sk_buff *skb, struct pod *pod, struct packet *p)
+{
+    struct bpf_sock *sk;
+
+    if (pod->quarantine < bpf_ktime_get_ns() || p->kind == LATER)
+        return 0;
+    if (p->proto == IPPROTO_UDP)
+        return 0;
+    sk = tcp_socket(skb, p);
+    if (sk)
+        bpf_sk_release(sk);
+    return !sk;
+}
+
+static __always_inline int ingress(struct __sk_buff *skb, int lo)
+{
+    u32 slot = skb->tc_classid, mark = skb->mark, id;
+    struct packet p = {};
+    struct counts *count;
+    struct pod *pod;
+    int verdict;
+
+    if (mark == MARK_CRIU)
+        return TC_ACT_UNSPEC;
+    if (!parse(skb, &p))
+        goto pass;
+    if ((mark & MARK_MASK) != MARK_REPLAY) {
+        pod = pods.lookup(&slot);
+        if (pod && pod->holds) {
+            id = holder(skb, slot, pod, &p);
+            verdict = id ? divert(skb, id) : TC_ACT_UNSPEC;
+            if (verdict != TC_ACT_UNSPEC)
+                return verdict;
+        }
+        if (pod && pod->quarantine && is_refused(skb, pod, &p))
+            return TC_ACT_SHOT;
+    }
+    note_in(skb, slot, &p);
+    if (lo)
+        note_out(slot, &p);
+pass:
+    if ((mark & MARK_MASK) == MARK_REPLAY) {
+        id = mark & 0xffff;
+        skb->mark = 0;
+        count = counts.lookup(&id);
+        if (count)
+            __sync_fetch_and_add(&count->replayed, 1);
+    }
+    return TC_ACT_UNSPEC;
+}
+
+int eth_in(struct __sk_buff *skb)
+{
+    return ingress(skb, 0);
+}
+
+int lo_in(struct __sk_buff *skb)
+{
+    return ingress(skb, 1);
+}
+
+int eth_out(struct __sk_buff *skb)
+{
+    struct packet p = {};
+
+    if (parse(skb, &p))
+        note_out(skb->tc_classid, &p);
+    return TC_ACT_UNSPEC;
+}
+
+int tap_out(struct __sk_buff *skb)
+{
+    return skb->mark == (MARK_HELD | skb->tc_classid) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+}
+
+int tap_in(struct __sk_buff *skb)
+{
+    u32 id = skb->tc_classid, slot, target = 0;
+    struct hold *hold = holds.lookup(&id);
+    struct pod *pod;
+    u8 mac[6];
+    int i;
+
+    if (!hold || bpf_skb_load_bytes(skb, 0, mac, sizeof(mac)))
+        return TC_ACT_SHOT;
+    slot = hold->slot;
+    pod = pods.lookup(&slot);
+    if (!pod)
+        return TC_ACT_SHOT;
+    if (!(mac[0] | mac[1] | mac[2] | mac[3] | mac[4] | mac[5])) {
+        target = 1; /* lo: LOOPBACK_IFINDEX */
+    } else {
+        target = pod->ifaces[0].ifindex; /* also for multicast */
+#pragma unroll
+        for (i = 1; i < MAX_IFACES; i++)
+            if (pod->ifaces[i].ifindex && !__builtin_memcmp(pod->ifaces[i].mac, mac, 6))
+                target = pod->ifaces[i].ifindex;
+    }
+    skb->mark = MARK_REPLAY | id;
+    return bpf_redirect(target, BPF_F_INGRESS);
+}

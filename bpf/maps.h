@@ -1,0 +1,101 @@
+/*
+ * What the programs and the daemon share: the layout of every pinned map.
+ *
+ * bpf/maps.py packs and unpacks these structs; the loader refuses sizes that differ. The maps are pinned
+ * below a directory named after this file's hash (MAPS), so that a new build of the programs goes on
+ * with the maps of the old one, and a new layout never reads an old map.
+ *
+ * Ports are in host byte order, addresses are 16 bytes (IPv4 as ::ffff:a.b.c.d).
+ */
+#define MAX_HOLDS 4096
+#define MAX_IFACES 4
+
+/* hold.mode: how much is held, and whether the queue is being replayed. */
+#define MODE_OFF 0
+#define MODE_SYNS 1       /* new TCP connections to the ports */
+#define MODE_EVERYTHING 2 /* every TCP and UDP frame of the pod that is not known to be a sibling's */
+#define MODE_SET 3        /* the ports and connections of the image */
+#define MODE_SCOPE 0x0f
+#define MODE_DRAIN 0x80   /* only while frames are queued: `redirected` differs from `confirmed` */
+
+/* skb->mark inside the pod: low half is the hold. Cleared before a frame goes on. */
+#define MARK_HELD 0x7a480000u   /* on its way to the TAP */
+#define MARK_REPLAY 0x7a520000u /* on its way back */
+#define MARK_MASK 0xffff0000u
+#define MARK_CRIU 0xc114u       /* criu's own packets while it rebuilds half-closed connections */
+
+struct port_key {
+    u16 slot;
+    u16 port;
+    u8 proto;
+    u8 pad[3];
+};
+
+struct conn_key {
+    u8 local[16];
+    u8 remote[16];
+    u16 lport;
+    u16 rport;
+    u16 slot;
+    u8 proto;
+    u8 pad;
+};
+
+struct iface {
+    u32 ifindex;
+    u8 mac[6];
+    u8 pad[2];
+};
+
+struct pod {
+    u32 holds;      /* how many of its containers hold something; 0: nothing to look up */
+    u32 everything; /* the hold in MODE_EVERYTHING, or 0 */
+    u32 fallback;   /* takes fragments whose first one nobody saw */
+    u32 pad;
+    u64 quarantine; /* until then (CLOCK_MONOTONIC ns) what finds no socket is dropped, not reset */
+    struct iface ifaces[MAX_IFACES];
+};
+
+struct hold {
+    u32 tap; /* ifindex */
+    u32 mode;
+    u64 confirmed; /* frames written back or given up */
+    u32 slot;
+    u32 pad;
+};
+
+struct counts {
+    u64 redirected;
+    u64 replayed;
+};
+
+struct activity {
+    u64 last_in; /* CLOCK_MONOTONIC ns */
+    u64 last_out;
+};
+
+struct frag_key {
+    u8 source[16];
+    u8 target[16];
+    u32 id;
+    u16 slot;
+    u8 proto;
+    u8 pad;
+};
+
+struct name {
+    u64 value[4]; /* owner's numbers, see bpf/maps.py */
+    char text[96];
+};
+
+/* No preallocation where entries exist only while something sleeps. */
+BPF_F_TABLE("hash:" MAPS "/pods", u32, struct pod, pods, 65536, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash:" MAPS "/ports", struct port_key, u32, ports, 65536, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash:" MAPS "/conns", struct conn_key, u32, conns, 262144, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("array:" MAPS "/holds", u32, struct hold, holds, MAX_HOLDS, 0);
+BPF_F_TABLE("array:" MAPS "/counts", u32, struct counts, counts, MAX_HOLDS, 0);
+BPF_F_TABLE("lru_hash:" MAPS "/activity", struct port_key, struct activity, activity, 16384, 0);
+BPF_F_TABLE("lru_hash:" MAPS "/frags", struct frag_key, u32, frags, 1024, 0);
+/* For the daemon alone: who owns a slot, who owns a hold. */
+BPF_F_TABLE("hash:" MAPS "/pod_names", u32, struct name, pod_names, 65536, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash:" MAPS "/hold_names", u32, struct name, hold_names, MAX_HOLDS, BPF_F_NO_PREALLOC);

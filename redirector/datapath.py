@@ -1,0 +1,327 @@
+"""The node's datapath: programs loaded once, pods attached, holds made.
+
+    datapath = Datapath.open(Path("/sys/fs/bpf/zeropod"))
+    pod = datapath.attach(pid, sandbox_id)
+    hold = pod.hold(container_id)
+
+Calls block for milliseconds and belong on worker threads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from bpf import pins
+from bpf.maps import Iface, Maps
+from bpf.pins import Pins
+from redirector import filters, links, netns
+from redirector.endpoints import Activity, Connection, Held, Port
+from redirector.errors import LoadError
+from redirector.filters import Direction, Filter
+from redirector.hold import Hold
+from redirector.podstate import PodState
+from redirector.registry import Loopback, Registry
+from redirector.settings import Settings
+from redirector.tap import Tap
+
+log = logging.getLogger(__name__)
+
+_LO_SYSCTLS = ("net/ipv4/conf/lo/route_localnet", "net/ipv4/conf/lo/accept_local")
+"""A frame written back to lo has lost the route it was sent with; without these the kernel takes a
+127.0.0.1 from "outside" for a martian and drops it."""
+
+
+class Programs:
+    """Descriptors of the pinned programs, as filters."""
+
+    def __init__(self, where: Pins) -> None:
+        self._fds = {name: where.program(name) for name in pins.PROGRAMS}
+        self.layout = where.maps.name.removeprefix("maps-")[:8]
+        self._build = where.programs.name.removeprefix("programs-")[:8]
+
+    def filter(self, program: str, classid: int) -> Filter:
+        """Return the filter that runs `program` for a slot or a hold."""
+        name = f"{filters.PREFIX}{program}:{self.layout}:{self._build}"
+        return Filter(name, classid, self._fds[program])
+
+    def is_foreign(self, found: Filter | None) -> bool:
+        """Tell whether a filter of ours works on maps of another layout than ours."""
+        return found is not None and found.name.split(":")[1:2] != [self.layout]
+
+
+class Pod:
+    """A pod's network namespace with our filters on its links."""
+
+    def __init__(self, state: PodState, programs: Programs, settings: Settings) -> None:
+        self._state = state
+        self._programs = programs
+        self._settings = settings
+        self._lock = threading.RLock()
+        self._holds: dict[str, Hold] = {}
+        self.pid = 0
+
+    @property
+    def sandbox_id(self) -> str:
+        """The pod's sandbox, as given to `Datapath.attach`."""
+        return self._state.slot.sandbox_id
+
+    def refresh(self, pid: int) -> None:
+        """Attach to every link there is now; `pid` is any process in the namespace.
+
+        Raises:
+            OSError: the process is gone.
+            AttachError: a filter was refused.
+        """
+        with self._lock:
+            netns.run(pid, self._attach)
+            self.pid = pid
+
+    def _attach(self) -> None:
+        found = links.found()
+        ethernet = [link for link in found if not link.is_loopback]
+        self._state.set_links(tuple(Iface(link.ifindex, link.mac) for link in ethernet))
+        slot = self._state.slot.number
+        with filters.netlink() as route:
+            for link in found:
+                filters.add_clsact(route, link.ifindex)
+                wanted: dict[Direction, str] = {"ingress": "eth_in", "egress": "eth_out"}
+                if link.is_loopback:
+                    wanted = {"ingress": "lo_in"}
+                for direction, program in wanted.items():
+                    if self._programs.is_foreign(filters.ours(route, link.ifindex, direction)):
+                        self._quarantine()
+                    filters.put(
+                        route, link.ifindex, direction, self._programs.filter(program, slot)
+                    )
+
+    def _quarantine(self) -> None:
+        """The old maps held something perhaps, and ours know nothing of it until it is adopted."""
+        self._state.set_quarantine(
+            time.monotonic_ns() + int(self._settings.quarantine_seconds * 1e9)
+        )
+
+    def detach(self) -> None:
+        """Remove our filters from every link; what was clsact before stays."""
+
+        def inside() -> None:
+            with filters.netlink() as route:
+                for link in links.found():
+                    filters.remove(route, link.ifindex, "ingress")
+                    if not link.is_loopback:
+                        filters.remove(route, link.ifindex, "egress")
+
+        if netns.inode(self.pid) == self._state.slot.netns:
+            netns.run(self.pid, inside)
+
+    def activity(self, ports: Iterable[Port]) -> dict[Port, Activity]:
+        """Return when each port last saw payload, in either direction."""
+        table = self._state.registry.maps.activity
+        found = {port: table.get(self._state.port_key(port)) for port in ports}
+        return {
+            port: Activity(*times) if times else Activity(0, 0) for port, times in found.items()
+        }
+
+    def hold(self, container_id: str) -> Hold:
+        """Make the container's hold: a TAP that is up, nothing held yet.
+
+        Raises:
+            OSError: the pod is gone.
+            AttachError: a filter was refused.
+            FullError: there are too many holds on this node.
+        """
+        with self._lock:
+            previous = self._holds.pop(container_id, None)
+            if previous is not None:
+                previous.close()
+            self.refresh(self.pid)
+            self._open_loopback()
+            return self._make(container_id)
+
+    def adopt(
+        self, container_id: str, ports: Iterable[Port], connections: Iterable[Connection]
+    ) -> Hold:
+        """Make the hold of a container that was put to sleep by a process that is gone.
+
+        What the maps hold stays held throughout; `ports` and `connections` come from its image.
+        """
+        with self._lock:
+            self._state.recover()
+            self._open_loopback()
+            hold = self._make(container_id)
+            hold.rearm(ports, connections)
+            return hold
+
+    def abandon(self, container_id: str) -> None:
+        """Let pass what the maps still hold for a container that is awake after a restart of ours."""
+        registry, slot = self._state.registry, self._state.slot
+        with self._lock:
+            number = registry.hold_ids(slot.number).get(container_id)
+            if number is None or container_id in self._holds:
+                return
+            self._state.recover()
+            registry.drop_hold(number)
+            if self._state.leave(number):
+                self._close_loopback()
+
+    def _make(self, container_id: str) -> Hold:
+        number = self._state.registry.hold_id(self._state.slot.number, container_id)
+        ingress = self._programs.filter("tap_in", number)
+        egress = self._programs.filter("tap_out", number)
+        tap = Tap.make(self.pid, ingress, egress, self._settings)
+        hold = Hold(
+            container_id,
+            number,
+            tap,
+            self._state,
+            settings=self._settings,
+            on_close=self._closed,
+        )
+        self._state.enter(number)
+        self._holds[container_id] = hold
+        return hold
+
+    def _closed(self, hold: Hold, last: bool) -> None:
+        with self._lock:
+            if self._holds.get(hold.container_id) is hold:
+                del self._holds[hold.container_id]
+            if last:
+                self._close_loopback()
+
+    def _open_loopback(self) -> None:
+        """Let frames come back to lo while something is held."""
+        slot = self._state.slot
+        if slot.loopback.saved:
+            return
+
+        def inside() -> Loopback:
+            before = [links.get_sysctl(name) for name in _LO_SYSCTLS]
+            for name in _LO_SYSCTLS:
+                links.set_sysctl(name, 1)
+            return Loopback(True, *before)
+
+        self._remember(netns.run(self.pid, inside))
+
+    def _close_loopback(self) -> None:
+        """Put lo's sysctls back."""
+        saved = self._state.slot.loopback
+        if not saved.saved:
+            return
+
+        def inside() -> None:
+            for name, value in zip(_LO_SYSCTLS, saved[1:], strict=True):
+                links.set_sysctl(name, value)
+
+        try:
+            netns.run(self.pid, inside)
+        except OSError as error:
+            log.debug("lo of pod %s is gone: %s", self.sandbox_id, error)
+        self._remember(Loopback())
+
+    def _remember(self, loopback: Loopback) -> None:
+        self._state.slot = self._state.slot._replace(loopback=loopback)
+        self._state.registry.remember(self._state.slot)
+
+    def close(self) -> None:
+        """Close every hold, and detach if the namespace still is the pod's."""
+        with self._lock:
+            for hold in list(self._holds.values()):
+                hold.close()
+            try:
+                self.detach()
+            except OSError as error:
+                log.debug("namespace of pod %s is gone: %s", self.sandbox_id, error)
+
+
+class Datapath:
+    """All pods of the node."""
+
+    def __init__(self, where: Pins, settings: Settings) -> None:
+        self._registry = Registry(Maps(where.map))
+        self._programs = Programs(where)
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._pods: dict[str, Pod] = {}
+
+    @classmethod
+    def open(cls, root: Path, settings: Settings | None = None) -> Datapath:
+        """Open what is pinned below `root`; load it first if these sources have not been yet.
+
+        The load spawns the loader, so call this before anything that must not see a fork (grpc).
+
+        Raises:
+            LoadError: the loader failed.
+        """
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        where = Pins(root)
+        lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not where.complete():
+                _load(root)
+            where.remove_stale()
+        finally:
+            os.close(lock)
+        return cls(where, settings or Settings())
+
+    def attach(self, pid: int, sandbox_id: str) -> Pod:
+        """Return the pod whose network namespace `pid` is in, its filters in place; idempotent.
+
+        Raises:
+            OSError: the process is gone.
+            AttachError: a filter was refused.
+            FullError: there are too many pods on this node.
+        """
+        with self._lock:
+            pod = self._pods.get(sandbox_id)
+            if pod is None:
+                slot = self._registry.slot(sandbox_id, netns.inode(pid))
+                pod = Pod(PodState(self._registry, slot), self._programs, self._settings)
+                self._pods[sandbox_id] = pod
+        pod.refresh(pid)
+        return pod
+
+    def forget(self, sandbox_id: str) -> None:
+        """Remove everything about a pod that is gone, so that its slot can be another's."""
+        with self._lock:
+            pod = self._pods.pop(sandbox_id, None)
+        if pod is not None:
+            pod.close()
+        for slot in self._registry.slots():
+            if slot.sandbox_id == sandbox_id:
+                self._registry.drop_slot(slot.number)
+
+    def sandboxes(self) -> list[str]:
+        """Return the pods that the maps know, attached in this process or not."""
+        return [slot.sandbox_id for slot in self._registry.slots()]
+
+    def holds(self) -> list[Held]:
+        """Return what the maps hold, e.g. to reconcile after a restart."""
+        return self._registry.held()
+
+
+def _load(root: Path) -> None:
+    """Run the loader in a process of its own, which takes the compiler's memory with it."""
+    search = os.pathsep.join(
+        filter(None, [str(pins.SOURCES.parent), os.environ.get("PYTHONPATH")])
+    )
+    started = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-m", "bpf.loader", str(root)],
+        env={**os.environ, "PYTHONPATH": search},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if result.returncode:
+        message = f"loader exited with {result.returncode}: {result.stderr.strip()[-2000:]}"
+        raise LoadError(message)
+    log.info("datapath.loaded root=%s ms=%d", root, (time.monotonic() - started) * 1e3)

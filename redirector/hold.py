@@ -1,0 +1,263 @@
+"""One container's hold: which frames wait, and how they come back in the order they came."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from bpf import maps
+from bpf.maps import HoldEntry
+from redirector import frames, links
+from redirector.backlog import Backlog, Queued
+from redirector.endpoints import Connection, Others, Port, ReplayResult, Wake
+from redirector.frames import Address, Claims
+from redirector.podstate import PodState
+from redirector.settings import Settings
+from redirector.tap import Tap
+
+log = logging.getLogger(__name__)
+
+_READ_AT_ONCE = 4096
+"""Frames per call of `receive`, so that a flood does not keep its caller for ever."""
+
+_SILENCE = 0.001
+"""Seconds after which a frame that was redirected and never arrived at an empty TAP is lost."""
+
+_DELIVERY = 0.002
+"""Seconds to wait for a written frame to pass the interface's filter. It nearly always has when
+write(2) returns: the kernel runs the receive path before it goes back to user space."""
+
+
+def _ends(connection: Connection) -> tuple[Address, Address]:
+    local = Address(maps.pack_address(connection.local_ip), connection.local_port)
+    return local, Address(maps.pack_address(connection.remote_ip), connection.remote_port)
+
+
+class Hold:
+    """Frames of one container, from before its freeze until after its restore.
+
+    Phases: `syns`, `everything`, `only` (asleep), `replay`, `close`; each may follow any other, and
+    `replay` from any phase gives everything back. All methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        container_id: str,
+        number: int,
+        tap: Tap,
+        state: PodState,
+        *,
+        settings: Settings,
+        on_close: Callable[[Hold, bool], None],
+    ) -> None:
+        self.container_id = container_id
+        self.number = number
+        self._tap = tap
+        self._state = state
+        self._maps = state.registry.maps
+        self._settings = settings
+        self._on_close = on_close
+        self._lock = threading.RLock()
+        self._backlog = Backlog(settings)
+        self._claims = Claims()
+        self._ports: frozenset[Port] = frozenset()
+        self._connections: frozenset[Connection] = frozenset()
+        self._mode = maps.MODE_OFF
+        self._wake: Wake | None = None
+        self._written = 0
+        self._lost = 0
+        self._unseen = 0
+
+    @property
+    def fd(self) -> int:
+        """The TAP: readable when there is something to `receive`; -1 once closed."""
+        return self._tap.fd
+
+    @property
+    def queued(self) -> int:
+        """Frames waiting in user space."""
+        return len(self._backlog)
+
+    @property
+    def dropped(self) -> int:
+        """Frames given up so far: copies, those past the bounds, those the TAP had no room for."""
+        return self._backlog.dropped + self._lost
+
+    # -- what is held -----------------------------------------------------------------------------
+
+    def syns(self, ports: Iterable[Port]) -> None:
+        """Phase 1: hold new TCP connections to `ports`; everything else passes."""
+        with self._lock:
+            self._claim(frozenset(ports), frozenset())
+            self._set_mode(maps.MODE_SYNS)
+
+    def everything(self, others: Others) -> None:
+        """Phase 2: hold all TCP and UDP of the pod but what is `others`'.
+
+        Raises:
+            BusyError: another container of the pod is in phase 2.
+        """
+        with self._lock:
+            self._state.begin_everything(self.number, others)
+            self._set_mode(maps.MODE_EVERYTHING)
+
+    def only(self, ports: Iterable[Port], connections: Iterable[Connection]) -> None:
+        """Asleep: hold these, and give back at once what was caught beyond them in phase 2.
+
+        The next `receive` tells whether a reason to wake is among what is kept.
+        """
+        with self._lock:
+            self._claim(frozenset(ports), frozenset(connections))
+            self._set_mode(maps.MODE_SET)
+            self._state.end_everything(self.number)
+            self._read()
+            self._write(self._backlog.take_strangers(self._claims))
+            wakes = (self._claims.wake(item.frame) for item in self._backlog if item.frame)
+            self._wake = next((wake for wake in wakes if wake), None)
+
+    def _claim(self, ports: frozenset[Port], connections: frozenset[Connection]) -> None:
+        """Enter what this hold claims into the maps, new entries first."""
+        for port in ports:
+            self._maps.ports.put(self._state.port_key(port), self.number)
+        for connection in connections:
+            self._maps.conns.put(self._state.connection_key(connection), self.number)
+        self._unclaim(self._ports - ports, self._connections - connections)
+        self._ports, self._connections = ports, connections
+        self._claims = Claims(ports, frozenset(map(_ends, connections)))
+
+    def _unclaim(self, ports: frozenset[Port], connections: frozenset[Connection]) -> None:
+        registry = self._state.registry
+        registry.drop_ports(map(self._state.port_key, ports))
+        registry.drop_connections(map(self._state.connection_key, connections))
+
+    def _set_mode(self, mode: int) -> None:
+        """Arm or disarm: one map update."""
+        slot = self._state.slot.number
+        self._maps.holds.put(
+            self.number, HoldEntry(self._tap.ifindex, mode, self._accounted, slot)
+        )
+        self._mode = mode
+
+    @property
+    def _accounted(self) -> int:
+        """Redirected frames that no longer wait anywhere."""
+        return self._written + self._backlog.dropped + self._lost
+
+    def rearm(self, ports: Iterable[Port], connections: Iterable[Connection]) -> None:
+        """Take over from a process that died: hold as `only` does, then count from here.
+
+        Frames redirected to the dead TAP are counted in the map but will never come.
+        """
+        with self._lock:
+            self._claim(frozenset(ports), frozenset(connections))
+            self._set_mode(maps.MODE_SET)
+            time.sleep(_SILENCE)
+            redirected = self._redirected()
+            self._read()
+            self._lost = max(redirected - self._accounted - len(self._backlog), 0)
+
+    # -- what was caught --------------------------------------------------------------------------
+
+    def receive(self) -> Wake | None:
+        """Read the TAP dry into the queue; return the first reason to wake seen since the last call."""
+        with self._lock:
+            self._read()
+            wake, self._wake = self._wake, None
+            return wake
+
+    def _read(self) -> int:
+        """Queue what the TAP has; return how many frames that were."""
+        for count in range(_READ_AT_ONCE):
+            raw = self._tap.read() if self._tap.fd >= 0 else None
+            if raw is None:
+                return count
+            frame = frames.parse(raw[links.VNET_HEADER :])
+            if self._wake is None and frame is not None:
+                self._wake = self._claims.wake(frame)
+            self._backlog.add(Queued(raw, frame))
+        return _READ_AT_ONCE
+
+    # -- how it comes back ------------------------------------------------------------------------
+
+    def replay(self) -> ReplayResult:
+        """Give everything back in exact order, then hold nothing.
+
+        New frames queue behind the old ones until there are none left; from then on they pass by
+        themselves. If they come faster than that for `drain_seconds`, they pass the last old ones.
+        """
+        with self._lock:
+            start, before = time.perf_counter(), self._written
+            if not self._drain():
+                log.warning(
+                    "replay.overtaken container=%s queued=%d", self.container_id, self.queued
+                )
+            self._set_mode(maps.MODE_OFF)
+            self._read()
+            self._write(self._backlog.take())
+            self._state.end_everything(self.number)
+            self._wake = None
+            ms = (time.perf_counter() - start) * 1e3
+            return ReplayResult(self._written - before, self.dropped, ms)
+
+    def _drain(self) -> bool:
+        """Replay until every redirected frame is accounted for; False when there is no end of them.
+
+        The programs compare their count with the one published here, so the very frame after the
+        last old one passes, without a moment in which one could overtake.
+        """
+        deadline = time.monotonic() + self._settings.drain_seconds
+        silent_since = 0.0
+        while True:
+            self._set_mode(self._mode & maps.MODE_SCOPE | maps.MODE_DRAIN)
+            missing = self._redirected() - self._accounted
+            now = time.monotonic()
+            if missing == 0 and not self._backlog:
+                return True
+            if now > deadline:
+                return False
+            self._read()
+            queued = self._backlog.take()
+            self._write(queued)
+            if queued:
+                silent_since = 0.0
+            elif not silent_since:
+                silent_since = now
+            elif now - silent_since > _SILENCE:
+                self._lost += missing
+
+    def _redirected(self) -> int:
+        counts = self._maps.counts.get(self.number)
+        return counts.redirected if counts else 0
+
+    def _write(self, queued: list[Queued]) -> None:
+        """Give frames back, and see that they have passed the interface's filter."""
+        if not queued:
+            return
+        for item in queued:
+            if self._tap.write(item.raw):
+                self._written += 1
+            else:
+                self._lost += 1
+        deadline = time.monotonic() + _DELIVERY
+        while (behind := self._behind()) > 0:
+            if time.monotonic() > deadline:
+                self._unseen += behind
+                return
+
+    def _behind(self) -> int:
+        counts = self._maps.counts.get(self.number)
+        return self._written - self._unseen - (counts.replayed if counts else self._written)
+
+    def close(self) -> None:
+        """Hold nothing any more, forget every entry and remove the TAP (some 10 ms); idempotent."""
+        with self._lock:
+            if self._tap.fd < 0:
+                return
+            self._set_mode(maps.MODE_OFF)
+            last = self._state.leave(self.number)
+            self._unclaim(self._ports, self._connections)
+            self._maps.hold_names.drop(self.number)
+            self._tap.close()
+        self._on_close(self, last)

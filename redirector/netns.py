@@ -1,0 +1,48 @@
+"""Run a function inside a network namespace, on a thread of its own."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from bpf import syscall
+
+T = TypeVar("T")
+
+
+def inode(pid: int) -> int:
+    """Return the number of the network namespace of `pid`."""
+    return Path(f"/proc/{pid}/ns/net").stat().st_ino
+
+
+def run(pid: int, function: Callable[[], T]) -> T:
+    """Return `function()` as called in the network namespace of `pid`.
+
+    The thread ends with the call: a namespace once entered is never given to other work.
+
+    Raises:
+        OSError: the process is gone, or the namespace cannot be entered.
+    """
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def inside() -> None:
+        try:
+            syscall.setns(fd, syscall.CLONE_NEWNET)
+            outcome.append(function())
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            failure.append(error)
+
+    try:
+        thread = threading.Thread(target=inside, name=f"netns-{pid}")
+        thread.start()
+        thread.join()
+    finally:
+        os.close(fd)
+    if failure:
+        raise failure[0]
+    return outcome[0]
