@@ -104,7 +104,7 @@ class Node:
                 self._launch(environment, variant, zeropod)
                 self._await_ready()
             except BaseException:
-                self._report()
+                self.report()
                 self._destroy()
                 raise
 
@@ -173,8 +173,8 @@ class Node:
                 raise DevError("node %s is not up after %.0f s" % (self.name, PATIENCE))
             time.sleep(0.02)
 
-    def _report(self) -> None:
-        """What the logs said last, before they are removed."""
+    def report(self) -> None:
+        """Shows what the logs said last, before they are removed."""
         for path in sorted((self.state / "log/node").glob("*.log")):
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
             log.error("--- %s\n%s", path.name, "\n".join(lines))
@@ -194,7 +194,7 @@ class Node:
 
     # --- use -----------------------------------------------------------------
 
-    def command(self, program: Sequence[str], *, cwd: str = "/") -> List[str]:
+    def entry(self, program: Sequence[str], *, cwd: str = "/") -> List[str]:
         """The host's command line that runs a program in the node.
 
         Raises:
@@ -213,11 +213,11 @@ class Node:
 
     def call(self, program: Sequence[str], *, cwd: str = "/") -> int:
         """Runs a program in the node on our own terminal; returns its exit status."""
-        return process.call(self.command(program, cwd=cwd))
+        return process.call(self.entry(program, cwd=cwd))
 
     def become(self, program: Sequence[str], *, cwd: str = "/") -> NoReturn:
         """Replaces this process by a program in the node."""
-        words = self.command(program, cwd=cwd)
+        words = self.entry(program, cwd=cwd)
         os.execvp(words[0], words)
 
     def reload(self, environment: Environment) -> None:
@@ -237,7 +237,7 @@ class Node:
                     )
                 except OSError:
                     continue
-                process.call(self.command(["kill", inside]))
+                process.call(self.entry(["kill", inside]))
 
 
 def nodes(cache: Cache) -> List[Node]:

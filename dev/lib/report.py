@@ -1,0 +1,75 @@
+"""What came out of test suites: counted, and skips held against the list of allowed ones."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Iterable, List
+
+
+@dataclass
+class Result:
+    """One suite."""
+
+    name: str
+    passed: int = 0
+    failed: int = 0
+    skips: List[str] = field(default_factory=list)
+    """The reason of each skipped test."""
+
+    seconds: float = 0.0
+    problem: str = ""
+    """Why it counts as failed although no test of it did, for example because none ran."""
+
+
+def read(name: str, path: Path, status: int) -> Result:
+    """Reads pytest's JUnit file.
+
+    Args:
+        name: of the suite.
+        path: of the file; it need not be there.
+        status: pytest's exit status.
+    """
+    result = Result(name)
+    if not path.exists():
+        result.problem = "wrote no results (exit status %d)" % status
+        return result
+    for case in ElementTree.parse(path).getroot().iter("testcase"):
+        skip = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            result.failed += 1
+        elif skip is not None:
+            result.skips.append(skip.get("message", ""))
+        else:
+            result.passed += 1
+    # 1: tests failed, counted above. 5: nothing collected, judged by the caller.
+    if status not in (0, 1, 5) or (status == 1 and not result.failed):
+        result.problem = "ended with exit status %d" % status
+    return result
+
+
+def allowed_skips(path: Path) -> List[str]:
+    """The patterns of allowed reasons: one a line, `#` begins a comment."""
+    lines = [
+        line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    return [line for line in lines if line]
+
+
+def unexplained(results: Iterable[Result], allowed: Iterable[str]) -> List[str]:
+    """Reasons of skips that no pattern allows."""
+    patterns = list(allowed)
+    reasons = {reason for result in results for reason in result.skips}
+    return sorted(r for r in reasons if not any(fnmatchcase(r, pattern) for pattern in patterns))
+
+
+def total(results: Iterable[Result]) -> str:
+    """The last line of a test run."""
+    results = list(results)
+    return "%d passed, %d failed, %d skipped" % (
+        sum(result.passed for result in results),
+        sum(result.failed + bool(result.problem) for result in results),
+        sum(len(result.skips) for result in results),
+    )

@@ -1,0 +1,119 @@
+"""Tests in here run inside a dev node: on its containerd, with its plugin and daemon."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dev import cri
+
+HERE = Path(__file__).parent
+
+#: Set by the node's PID 1: nothing in this folder makes sense elsewhere.
+PLAN = Path("/run/node/plan.json")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Outside of a node these tests are skipped, and `dev/test` does not allow that skip."""
+    if PLAN.exists():
+        return
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.skip(reason="runs inside a node: dev/test --tier node"))
+
+
+@pytest.fixture(scope="session")
+def runtime() -> Iterator[cri.Runtime]:
+    """The connection to containerd that all pods share."""
+    connection = cri.Runtime()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def pods(runtime: cri.Runtime, request: pytest.FixtureRequest) -> Iterator[Callable[..., cri.Pod]]:
+    """Starts pods (arguments of `cri.Pod`; the name may be left out) and removes them afterwards."""
+    numbers = itertools.count()
+    started: list[cri.Pod] = []
+    # A host name: letters, digits, hyphens.
+    base = "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:40].strip("-")
+
+    def start(name: str = "", **described: Any) -> cri.Pod:
+        pod = cri.Pod(name or f"{base}-{next(numbers)}", runtime=runtime, **described)
+        started.append(pod)
+        return pod.start()
+
+    yield start
+    for pod in reversed(started):
+        pod.remove()
+
+
+@pytest.fixture
+def pod(pods: Callable[..., cri.Pod]) -> cri.Pod:
+    """A pod without annotations."""
+    return pods()
+
+
+@pytest.fixture
+def zeropod() -> Callable[..., cri.Result]:
+    """Runs the `zeropod` command of the node."""
+
+    def run(*words: str, timeout: float = 60.0) -> cri.Result:
+        done = subprocess.run(
+            ["zeropod", *words], capture_output=True, text=True, timeout=timeout, check=False
+        )
+        return cri.Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(runtime: cri.Runtime) -> Iterator[None]:
+    """After each test the node is as it was: pods, shims, mounts, interfaces, network namespaces."""
+    before = leftovers(runtime)
+    yield
+    found: dict[str, set[str]] = {}
+
+    def clean() -> bool:
+        now = leftovers(runtime)
+        found.clear()
+        found.update({kind: now[kind] - before[kind] for kind in now if now[kind] - before[kind]})
+        return not found
+
+    try:
+        cri.until(clean, 10)
+    except TimeoutError:
+        pytest.fail(f"left behind: {found}")
+
+
+def leftovers(runtime: cri.Runtime) -> dict[str, set[str]]:
+    """What a pod may leave on a node, by kind."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return {
+        "pods": {item.id for item in runtime.call("ListPodSandbox").items},
+        "containers": {item.id for item in runtime.call("ListContainers").containers},
+        "processes": pod_processes(),
+        "mounts": set(mounts),
+        "interfaces": set(os.listdir("/sys/class/net")) - {"cni0"},
+        "netns": set(os.listdir("/run/netns")) if os.path.isdir("/run/netns") else set(),
+    }
+
+
+def pod_processes() -> set[str]:
+    """Shims, and everything that runs in a pod's cgroup."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (entry / "comm").read_text().strip()
+            groups = (entry / "cgroup").read_text()
+        except OSError:
+            continue
+        if name.startswith("containerd-shim") or "/kubepods/" in groups:
+            found.add(f"{entry.name} {name}")
+    return found
