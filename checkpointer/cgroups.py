@@ -1,0 +1,246 @@
+"""Cgroups of containers and of our helpers, on version 1, version 2 and the hybrid of both.
+
+Restored memory must be charged to the container from the first page, so a worker joins the memory controller before
+it works. On version 1 each further hierarchy costs about a millisecond; the rest is joined after the wake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from checkpointer import processes
+from checkpointer.errors import ZygoteError
+
+_CRIU_BYTES = 4 << 20  # what criu itself needs while it restores (measured: ~3 MB)
+_CRIU_TASKS = 3  # criu, its helper and the middle process (one less failed with EAGAIN)
+_UNLIMITED = 1 << 60  # v1 prints "no limit" as a number near 2**63
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cgroups:
+    """Where a process is.
+
+    Attributes:
+        v1: Directory per hierarchy of version 1, by its controllers ("memory", "cpu,cpuacct", "name=systemd").
+        v2: Directory in the version 2 hierarchy, None where there is none.
+    """
+
+    v1: dict[str, Path]
+    v2: Path | None
+
+    def controller(self, name: str) -> Path | None:
+        """Return the directory where the controller `name` governs: version 1 if it is there."""
+        for controllers, path in self.v1.items():
+            if name in controllers.split(","):
+                return path
+        return self.v2
+
+    def all(self) -> dict[str, Path]:
+        """Return every directory by hierarchy; "" is version 2, as in /proc/PID/cgroup."""
+        return dict(self.v1) if self.v2 is None else {**self.v1, "": self.v2}
+
+    def plain(self) -> dict[str, str]:
+        """Return the same as text, for a manifest."""
+        return {name: str(path) for name, path in self.all().items()}
+
+
+@functools.cache
+def _mounts() -> dict[str, tuple[Path, str]]:
+    """Return mount point and mounted root of every hierarchy, by name as in /proc/PID/cgroup."""
+    found: dict[str, tuple[Path, str]] = {}
+    names = _hierarchies()
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        root, point = before.split()[3:5]
+        kind, _, options = after.split(maxsplit=2)
+        if kind == "cgroup2":
+            found.setdefault("", (Path(point), root))
+        elif kind == "cgroup":
+            given = set(options.split(","))
+            for name in names:
+                if name and set(name.split(",")) <= given:
+                    found.setdefault(name, (Path(point), root))
+    return found
+
+
+def _hierarchies() -> list[str]:
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    return [line.split(":", 2)[1] for line in lines]
+
+
+def _below(path: str, root: str) -> str:
+    """Return a cgroup's path relative to the root of the mount through which we see it."""
+    if root == "/":
+        return path.lstrip("/")
+    if path == root:
+        return ""
+    if path.startswith(root + "/"):
+        return path[len(root) + 1 :]
+    raise ZygoteError(f"cgroup {path} is outside of what is mounted here ({root})")
+
+
+def of(pid: int) -> Cgroups:
+    """Return the cgroups of a process as directories.
+
+    Raises:
+        ProcessLookupError: it has gone.
+        ZygoteError: a cgroup is not visible from here.
+    """
+    try:
+        text = Path(f"/proc/{pid}/cgroup").read_text()
+    except FileNotFoundError as error:
+        raise ProcessLookupError(error.errno, "no such process") from error
+    v1: dict[str, Path] = {}
+    v2 = None
+    for line in text.splitlines():
+        _, name, path = line.split(":", 2)
+        if name not in _mounts():
+            continue
+        point, root = _mounts()[name]
+        directory = point / _below(path, root)
+        if name:
+            v1[name] = directory
+        else:
+            v2 = directory
+    return Cgroups(v1, v2)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slice:
+    """The host cgroup of our helpers, which must outlive the daemon's own."""
+
+    directories: tuple[Path, ...]
+
+    @classmethod
+    def ensure(cls, name: str) -> Slice:
+        """Make the cgroup at the top of every hierarchy that is mounted."""
+        made = []
+        for hierarchy, (point, _) in _mounts().items():
+            directory = point / name
+            directory.mkdir(exist_ok=True)
+            if "cpuset" in hierarchy.split(","):
+                _copy_cpuset(point, directory)
+            made.append(directory)
+        return cls(tuple(made))
+
+    def adopt(self, pid: int) -> None:
+        """Move a process in."""
+        for directory in self.directories:
+            (directory / "cgroup.procs").write_text(str(pid))
+
+
+def _copy_cpuset(parent: Path, child: Path) -> None:
+    """Give a version 1 cpuset its parent's CPUs and nodes: a new one has none and takes no task."""
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if (child / name).exists() and not (child / name).read_text().strip():
+            (child / name).write_text((parent / name).read_text())
+
+
+def place(pids: Iterable[int], wanted: Cgroups) -> None:
+    """Move processes into the version 1 hierarchies that they are not in yet."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            present = of(pid).v1
+            for name, directory in wanted.v1.items():
+                if present.get(name) != directory:
+                    (directory / "cgroup.procs").write_text(str(pid))
+
+
+def misplaced(pids: Iterable[int], wanted: Cgroups) -> str | None:
+    """Say which process is in another cgroup than it should be: it would run outside its limits."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            present = of(pid).all()
+            for name, directory in wanted.all().items():
+                if present.get(name) != directory and processes.alive(pid):
+                    return f"process {pid} is in {present.get(name)} instead of {directory}"
+    return None
+
+
+def _number(path: Path) -> int | None:
+    """Read a limit or a count; None when there is no such file or no limit."""
+    try:
+        text = path.read_text().strip()
+    except (FileNotFoundError, OSError):
+        return None
+    if text == "max" or not text.lstrip("-").isdigit() or int(text) >= _UNLIMITED:
+        return None
+    return int(text)
+
+
+def _ancestors(directory: Path | None, point: Path) -> Iterator[Path]:
+    """Iterate over a cgroup and those above it, without the root, which has no limits."""
+    while directory is not None and directory not in (point, directory.parent):
+        yield directory
+        directory = directory.parent
+
+
+def _reclaimable(directory: Path) -> int:
+    """Return the bytes of page cache that make way by themselves."""
+    keys = {"total_inactive_file", "total_active_file"}  # version 1
+    if not (directory / "memory.usage_in_bytes").exists():
+        keys = {"inactive_file", "active_file"}
+    lines = (line.split() for line in (directory / "memory.stat").read_text().splitlines())
+    return sum(int(value) for key, value in lines if key in keys)
+
+
+def _memory_room(directory: Path) -> int | None:
+    """Return the bytes that still fit into a cgroup, None without a limit."""
+    limit = _number(directory / "memory.limit_in_bytes")
+    used = _number(directory / "memory.usage_in_bytes")
+    if used is None:
+        limit, used = _number(directory / "memory.max"), _number(directory / "memory.current")
+    if limit is None or used is None:
+        return None
+    return limit - used + _reclaimable(directory)
+
+
+def _point(directory: Path) -> Path:
+    return next(
+        (point for point, _ in _mounts().values() if directory.is_relative_to(point)), Path("/")
+    )
+
+
+def room(supervisor_pid: int, pages_bytes: int, tasks: int) -> str | None:
+    """Say why a restore would not fit into the container's limits, or those above it; None if it fits.
+
+    With memory.oom.group=1, kubelet's default, an OOM during the restore kills the supervisor as well.
+    """
+    groups = of(supervisor_pid)
+    need = pages_bytes + _CRIU_BYTES
+    memory = groups.controller("memory")
+    if memory is not None:
+        for directory in _ancestors(memory, _point(memory)):
+            free = _memory_room(directory)
+            if free is not None and free < need:
+                return f"it needs {need >> 20} MiB of memory, {directory} has room for {max(free, 0) >> 20}"
+    pids = groups.controller("pids")
+    if (
+        pids is not None and pids == groups.v2
+    ):  # on version 1 tasks move in later, which no limit refuses
+        for directory in _ancestors(pids, _point(pids)):
+            limit, used = _number(directory / "pids.max"), _number(directory / "pids.current")
+            if limit is not None and used is not None and limit - used < tasks + _CRIU_TASKS:
+                return f"it needs {tasks + _CRIU_TASKS} tasks, {directory} has room for {max(limit - used, 0)}"
+    return None
+
+
+@contextlib.contextmanager
+def joining(groups: Cgroups) -> Iterator[list[tuple[str, int]]]:
+    """Open what a worker needs to start in the container's memory cgroup, as (kind, descriptor) of a zygote request."""
+    fds: list[tuple[str, int]] = []
+    try:
+        if groups.v2 is not None:
+            fds.append(("g", os.open(groups.v2, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
+        memory = groups.controller("memory")
+        if memory is not None and memory != groups.v2:
+            fds.append(("c", os.open(memory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)))
+        yield fds
+    finally:
+        for _, fd in fds:
+            os.close(fd)

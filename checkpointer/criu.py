@@ -1,0 +1,150 @@
+"""One request to one criu worker: its options, its notifications, its answer, in time.
+
+The protocol is images/rpc.proto over a SOCK_SEQPACKET socket. The message classes come from Debian's python3-pycriu;
+its client is not used, since it can neither pass descriptors nor answer notifications.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from checkpointer.errors import CriuError, Missing
+
+IMAGES = "/proc/self/fd/4"  # where a worker finds the image directory (zygote request byte 'd')
+FIRST_INHERITED = 5  # and the inherited descriptors, in order ('i')
+_NETWORK_LOCK_SKIP = 3
+_GHOST_LIMIT = 64 << 20  # deleted files that are open; criu's default of 1 MiB refuses many
+_FREEZE_SECONDS = 10
+_WARNINGS = 2
+_MAX_MESSAGE = 1 << 20
+_TELLING = re.compile(r"^\([\d.]+\)\s+(?:\d+: )?(Error|Warn)")
+_TOLD = 12
+
+Notify = Callable[[str], bool]
+
+
+@functools.cache
+def rpc() -> Any:
+    """Import the classes of criu's RPC; pycriu appends a directory of general names to sys.path."""
+    path = list(sys.path)
+    try:
+        from pycriu import rpc_pb2  # noqa: PLC0415 - costs memory, and only a daemon needs it
+    except ImportError as error:
+        raise Missing("pycriu is missing: install Debian's python3-pycriu") from error
+    finally:
+        sys.path[:] = path
+    return rpc_pb2
+
+
+def _request(kind: int, log: str) -> Any:
+    """Return a request with the options that dump and restore have in common."""
+    request = rpc().criu_req(type=kind)
+    opts = request.opts
+    opts.images_dir_fd = -1  # by name: criu would look the number up in *our* process
+    opts.images_dir = IMAGES
+    opts.log_file = log
+    opts.log_level = _WARNINGS
+    opts.tcp_established = True
+    opts.network_lock = _NETWORK_LOCK_SKIP  # the redirector holds the network
+    opts.ext_unix_sk = True
+    opts.file_locks = True
+    opts.link_remap = True
+    opts.ghost_limit = _GHOST_LIMIT
+    opts.manage_cgroups = True
+    opts.manage_cgroups_mode = rpc().IGNORE
+    opts.notify_scripts = True
+    return request
+
+
+def dump_request(vpid: int) -> Any:
+    """Return the request to dump the tree below `vpid`, a pid inside the container."""
+    request = _request(rpc().DUMP, "dump.log")
+    request.opts.pid = vpid
+    request.opts.tcp_skip_in_flight = True
+    request.opts.timeout = _FREEZE_SECONDS
+    return request
+
+
+def restore_request(inherited: list[str], *, lazy: bool) -> Any:
+    """Return the request to restore; `inherited` are the keys of the descriptors from 5 on."""
+    request = _request(rpc().RESTORE, "restore.log")
+    request.opts.lazy_pages = lazy
+    for number, key in enumerate(inherited):
+        request.opts.inherit_fd.add(key=key, fd=FIRST_INHERITED + number)
+    return request
+
+
+def check_request() -> Any:
+    """Return the request to see whether criu works here at all."""
+    request = rpc().criu_req(type=rpc().CHECK)
+    request.opts.images_dir_fd = -1
+    request.opts.images_dir = IMAGES
+    request.opts.log_file = "check.log"
+    request.opts.log_level = _WARNINGS
+    return request
+
+
+class Session:
+    """The conversation with one worker; it ends when the socket is closed."""
+
+    def __init__(self, channel: socket.socket, deadline: float) -> None:
+        self._channel = channel
+        self._deadline = deadline  # time.monotonic()
+
+    def call(self, request: Any, notify: Notify) -> Any:
+        """Send a request, answer the notifications, return the answer.
+
+        Args:
+            request: A criu_req.
+            notify: Called with the name of each notification; False refuses to go on.
+
+        Raises:
+            CriuError: criu refused (errno), went away (gone) or took too long (hung).
+        """
+        self._send(request)
+        while True:
+            answer = rpc().criu_resp()
+            answer.ParseFromString(self._receive())
+            if answer.type != rpc().NOTIFY:
+                break
+            agreed = notify(answer.notify.script)
+            self._send(rpc().criu_req(type=rpc().NOTIFY, notify_success=agreed))
+        if not answer.success:
+            said = answer.cr_errmsg.strip().splitlines()
+            message = said[-1] if said else f"criu failed (error {answer.cr_errno})"
+            raise CriuError(message, errno=answer.cr_errno)
+        return answer
+
+    def _send(self, message: Any) -> None:
+        try:
+            self._channel.send(message.SerializeToString())
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise CriuError("criu ended without an answer", gone=True) from error
+
+    def _receive(self) -> bytes:
+        self._channel.settimeout(max(self._deadline - time.monotonic(), 0.001))
+        try:
+            data = self._channel.recv(_MAX_MESSAGE)
+        except TimeoutError as error:
+            raise CriuError("criu did not answer in time", hung=True) from error
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            raise CriuError("criu ended without an answer", gone=True)
+        return data
+
+
+def telling(log: Path) -> tuple[str, ...]:
+    """Return the lines of a criu log that say why it failed."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return ()
+    return tuple(line for line in lines if _TELLING.match(line))[-_TOLD:]

@@ -1,0 +1,298 @@
+"""Image directories: staged, committed by one rename, used at most once, removed.
+
+An image is all the memory of a container, so everything is 0700 and root's. It is worth something on this boot only:
+what must survive a crash of ours is on the file system at once, and nothing has to survive a crash of the machine.
+The files are still synced before the commit, because that is where a full or broken disk shows itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from checkpointer import manifest as manifests
+from checkpointer import processes
+from checkpointer.errors import ImageError
+from checkpointer.manifest import Manifest
+
+_log = logging.getLogger(__name__)
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_KEPT_FAILURES = 4  # newest of those kept for a look
+_KEPT_SECONDS = 24 * 3600.0
+_LOG_BYTES = 64 << 10  # tail of a kept log
+_BEGUN, _RELEASED = "restore.begun", "restore.released"
+
+
+class Fence(enum.Enum):
+    """How far a restore from an image has come."""
+
+    NONE = enum.auto()  # never tried
+    BEGUN = enum.auto()  # started, and the application has not run from it: it may be tried again
+    RELEASED = enum.auto()  # the application was let go: this image must never be restored again
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Image:
+    """A committed image.
+
+    Attributes:
+        path: Its directory.
+        manifest: What it says about itself.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    def fence_state(self) -> Fence:
+        """Say how far a restore from it has come."""
+        if (self.path / _RELEASED).exists():
+            return Fence.RELEASED
+        return Fence.BEGUN if (self.path / _BEGUN).exists() else Fence.NONE
+
+    def begin(self) -> None:
+        """Note that a restore starts.
+
+        Raises:
+            ImageError: the application has already run from this image.
+        """
+        if (self.path / _RELEASED).exists():
+            raise ImageError("the image was used: its application has run on since")
+        (self.path / _BEGUN).touch(0o600)
+
+    def release(self) -> None:
+        """Note that the application is let go from it: done before it can run."""
+        (self.path / _RELEASED).touch(0o600)
+
+    def withdraw(self) -> None:
+        """Note that a restore failed before the application could run, and that nothing is left of it."""
+        (self.path / _BEGUN).unlink(missing_ok=True)
+
+    def reopen(self) -> None:
+        """Allow one more restore from an image that was used: only after a failed drain of its lazy pages."""
+        (self.path / _RELEASED).unlink(missing_ok=True)
+
+    def drop(self) -> None:
+        """Remove it; the rename makes it disappear at once, however large it is."""
+        remove(self.path)
+
+
+def remove(path: Path) -> None:
+    """Remove an image directory: first its name, then the files."""
+    doomed = path.with_name(f".{path.name}~{time.monotonic_ns()}")
+    try:
+        path.rename(doomed)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def size(path: Path) -> int:
+    """Return the bytes of the files in a directory."""
+    total = 0
+    with contextlib.suppress(FileNotFoundError):
+        for entry in path.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                total += entry.lstat().st_size
+    return total
+
+
+def pages(path: Path) -> int:
+    """Return the bytes of memory in an image directory."""
+    return sum(entry.stat().st_size for entry in path.glob("pages-*.img"))
+
+
+class Staged:
+    """An image in the making; leaving the context without a commit removes it."""
+
+    def __init__(self, store: Store, container_id: str, path: Path) -> None:
+        self._store = store
+        self._id = container_id
+        self.path = path
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.image: Image | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self.fd)
+        if self.image is None:
+            remove(self.path)
+
+    def commit(self, manifest: Manifest) -> Image:
+        """Make the image complete and visible, or neither.
+
+        Raises:
+            ImageError: a file could not be written out, or an image of this container is there already.
+        """
+        target = self._store.images / self._id
+        try:
+            written = self.path / manifests.NAME
+            written.write_bytes(manifest.encode())
+            for entry in self.path.iterdir():
+                if entry.is_file() and not entry.is_symlink():
+                    self._sync(entry)
+            self._sync(self.path)
+            self.path.rename(target)
+        except OSError as error:
+            raise ImageError(f"the image cannot be written: {error}") from error
+        try:
+            self._sync(self._store.images)
+        except OSError as error:
+            remove(target)
+            raise ImageError(f"the image cannot be written: {error}") from error
+        self.path = target
+        self.image = Image(target, manifest)
+        return self.image
+
+    def revoke(self) -> None:
+        """Take a commit back: the application lives on after all."""
+        self.image = None
+
+    def _sync(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._store.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+class Store:
+    """All images of a node.
+
+    Attributes:
+        images: Committed ones, by container id.
+        fsync: How files are synced; tests let it fail.
+    """
+
+    def __init__(self, root: Path, fsync: Callable[[int], None] = os.fsync) -> None:
+        self.root = root
+        self.images, self._staging, self._failed = (
+            root / name for name in ("images", "staging", "failed")
+        )
+        self.fsync = fsync
+        for directory in (root, self.images, self._staging, self._failed):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.chmod(0o700)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what daemons that have ended left half done."""
+        for entry in self._staging.iterdir():
+            owner = entry.name.split("~")[1:3]
+            if len(owner) < 2 or not processes.alive(int(owner[0]), int(owner[1])):
+                remove(entry)
+        for entry in self.images.glob(".*"):
+            shutil.rmtree(entry, ignore_errors=True)
+
+    def stage(self, container_id: str) -> Staged:
+        """Start an image."""
+        own = f"{os.getpid()}~{processes.start_time(os.getpid())}~{time.monotonic_ns()}"
+        path = self._staging / f"{_checked(container_id)}~{own}"
+        path.mkdir(mode=0o700)
+        return Staged(self, container_id, path)
+
+    def load(self, container_id: str) -> Image | None:
+        """Return the committed image of a container, None if there is none.
+
+        Raises:
+            ImageError: there is one that must not be used; the reason says why.
+        """
+        path = self.images / _checked(container_id)
+        try:
+            manifest = Manifest.decode((path / manifests.NAME).read_bytes())
+        except FileNotFoundError:
+            if path.exists():
+                raise ImageError("the image has no manifest") from None
+            return None
+        if manifest.container_id != container_id:
+            raise ImageError(f"the image is of another container, {manifest.container_id}")
+        if manifest.boot_id != manifests.boot_id():
+            raise ImageError("the image is from before the machine was started")
+        if manifest.kernel != manifests.kernel():
+            raise ImageError(f"the image is from another kernel, {manifest.kernel}")
+        return Image(path, manifest)
+
+    def all(self) -> list[str]:
+        """Return the ids of containers that have a committed image."""
+        return sorted(
+            entry.name for entry in self.images.iterdir() if not entry.name.startswith(".")
+        )
+
+    def drop(self, container_id: str) -> None:
+        """Remove a container's image, if there is one."""
+        remove(self.images / _checked(container_id))
+
+    def fail(self, container_id: str) -> Path | None:
+        """Put a container's image aside for a look; the store keeps few of them and not for long."""
+        path = self._failed / f"{_checked(container_id)}~{time.time_ns()}"
+        try:
+            (self.images / container_id).rename(path)
+        except FileNotFoundError:
+            return None
+        self._bound_failures()
+        return path
+
+    def keep_log(self, container_id: str, log: Path) -> Path | None:
+        """Keep the tail of a criu log; return where."""
+        try:
+            data = log.read_bytes()[-_LOG_BYTES:]
+        except OSError:
+            return None
+        directory = self._failed / f"{_checked(container_id)}~{time.time_ns()}"
+        directory.mkdir(mode=0o700)
+        kept = directory / log.name
+        kept.write_bytes(data)
+        self._bound_failures()
+        return kept
+
+    def _bound_failures(self) -> None:
+        by_age = sorted(self._failed.iterdir(), key=_failed_at, reverse=True)
+        oldest = time.time_ns() - int(_KEPT_SECONDS * 1e9)
+        for index, entry in enumerate(by_age):
+            if index >= _KEPT_FAILURES or _failed_at(entry) < oldest:
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def gc(self, live: set[str]) -> list[str]:
+        """Remove the images of containers that are no more, and old failures; return their ids."""
+        dropped = [container_id for container_id in self.all() if container_id not in live]
+        for container_id in dropped:
+            self.drop(container_id)
+        self._bound_failures()
+        return dropped
+
+    def usage(self) -> int:
+        """Return the bytes of everything in the store."""
+        return sum(size(entry) for entry in self._entries())
+
+    def _entries(self) -> Iterator[Path]:
+        for directory in (self.images, self._staging, self._failed):
+            yield from directory.iterdir()
+
+
+def _failed_at(path: Path) -> int:
+    stamp = path.name.rpartition("~")[2]
+    return int(stamp) if stamp.isdigit() else 0
+
+
+def _checked(container_id: str) -> str:
+    """Return an id that is safe as a file name."""
+    if not _ID.fullmatch(container_id):
+        raise ImageError(f"not a container id: {container_id!r}")
+    return container_id

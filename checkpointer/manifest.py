@@ -1,0 +1,130 @@
+"""What an image says about itself: a JSON file beside criu's own, written last.
+
+It decides whether the image may be used (container, boot, kernel), what the restored tree is compared with, and what
+has to be put back by us. `notes` belongs to the caller.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from checkpointer.errors import ImageError
+from checkpointer.held import Connection, Held, Port
+from checkpointer.processes import Security, Tuning
+
+NAME = "zeropod.json"
+VERSION = 1
+
+
+def boot_id() -> str:
+    """Return the id of this boot: nothing in an image is worth anything on another one."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def kernel() -> str:
+    """Return the kernel's release."""
+    return os.uname().release
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Manifest:
+    """Facts about one image.
+
+    Attributes:
+        container_id: Whose memory it is.
+        boot_id: The boot that it belongs to.
+        kernel: The kernel's release.
+        criu: Version of the criu that wrote it.
+        created: Seconds since the epoch.
+        app: The application's pid inside the container.
+        tasks: Threads of the whole tree.
+        pages_bytes: Memory in it, which a restore needs again.
+        total_bytes: All its files.
+        held: Ports and connections to hold while it sleeps.
+        ipc: Whether the tree lives in the container's ipc namespace; not if criu keeps its SysV memory.
+        pipes: Inodes of the supervisor's stdio pipes at the dump, by descriptor.
+        cgroups: Directories by hierarchy.
+        security: Rights of every thread, by its id inside.
+        tuning: What criu does not bring back, for the threads that have something of their own.
+        notes: The caller's.
+    """
+
+    container_id: str
+    boot_id: str
+    kernel: str
+    criu: str
+    created: float
+    app: int
+    tasks: int
+    pages_bytes: int
+    total_bytes: int
+    held: Held
+    ipc: bool
+    pipes: dict[int, str]
+    cgroups: dict[str, str]
+    security: dict[int, Security]
+    tuning: dict[int, Tuning]
+    notes: dict[str, Any]
+
+    def encode(self) -> bytes:
+        """Return the manifest as JSON; threads with equal rights share one entry."""
+        threads: dict[Security, list[int]] = {}
+        for tid, facts in self.security.items():
+            threads.setdefault(facts, []).append(tid)
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain |= {
+            "version": VERSION,
+            "held": {
+                "ports": sorted(self.held.ports),
+                "connections": sorted(self.held.connections),
+            },
+            "security": [{"tids": tids, **facts._asdict()} for facts, tids in threads.items()],
+            "tuning": {tid: value._asdict() for tid, value in self.tuning.items()},
+        }
+        return json.dumps(plain, indent=1).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Manifest:
+        """Read a manifest back.
+
+        Raises:
+            ImageError: it is not one of ours, or from another version of this program.
+        """
+        try:
+            plain: dict[str, Any] = json.loads(data)
+            if plain.pop("version") != VERSION:
+                raise ImageError("the image was written by another version of zeropod")
+            held = plain.pop("held")
+            return cls(
+                held=Held(
+                    frozenset(Port(*port) for port in held["ports"]),
+                    frozenset(Connection(*ends) for ends in held["connections"]),
+                ),
+                pipes={int(fd): name for fd, name in plain.pop("pipes").items()},
+                security=_security(plain.pop("security")),
+                tuning=_tuning(plain.pop("tuning")),
+                **plain,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ImageError(f"the image's manifest is damaged: {error!r}") from error
+
+
+def _security(entries: list[dict[str, Any]]) -> dict[int, Security]:
+    found = {}
+    for entry in entries:
+        tids = entry.pop("tids")
+        facts = Security(**entry)
+        found.update(dict.fromkeys(tids, facts))
+    return found
+
+
+def _tuning(entries: dict[str, dict[str, Any]]) -> dict[int, Tuning]:
+    found = {}
+    for tid, entry in entries.items():
+        affinity = tuple(entry.pop("affinity"))
+        found[int(tid)] = Tuning(affinity=affinity, **entry)
+    return found

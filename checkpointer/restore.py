@@ -1,0 +1,345 @@
+"""Image to process tree, in the container's namespaces and cgroups, below its supervisor.
+
+criu asks "pre-resume" when every task is in place, with its rights, and has not run yet. There the rights are
+compared, missing memory is secured against a dying page daemon, and the image is marked as used. So whatever fails
+before leaves an image that can be restored again, and nothing ever runs twice from one image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+
+from bpf import syscall
+from checkpointer import cgroups, criu, processes, rescue
+from checkpointer.clock import Clock
+from checkpointer.errors import CheckpointerError, CriuError, RestoreError, SupervisorError
+from checkpointer.images import Fence, Image
+from checkpointer.lazy import Drain
+from checkpointer.processes import Security
+from checkpointer.supervisor import Signal, State, Supervisor, Target
+from checkpointer.zygote import Worker, Zygotes
+
+_log = logging.getLogger(__name__)
+
+_SECONDS = 30.0  # for little memory on a busy node; criu was seen to hang for ever
+_BYTES_PER_SECOND = 50 << 20  # from a cold, slow disk
+_CRIU_END = 10.0
+_DEATH = 10.0
+_POLL = 0.0002
+_PLACINGS = 10  # a process may fork while its parent is being moved
+_TOLD = 3  # differences named in a reason
+
+
+class Restored:
+    """A container whose application runs again.
+
+    Attributes:
+        pid: The application.
+        phases: Milliseconds by phase; they add up to "total".
+        drain: Memory still being loaded, None after an eager restore.
+    """
+
+    def __init__(
+        self, target: Target, image: Image, pid: int, phases: dict[str, float], drain: Drain | None
+    ) -> None:
+        self._target = target
+        self._image = image
+        self.pid = pid
+        self.phases = phases
+        self.drain = drain
+
+    def tree(self) -> list[int]:
+        """Return the pids of the application's processes as they are now."""
+        return processes.tree(self.pid)
+
+    def resume(self) -> None:
+        """Tell the supervisor; it delivers what signals have waited.
+
+        Raises:
+            SupervisorError: the container has ended since.
+        """
+        Supervisor(self._target.supervisor_pid).tell(Signal.RESUME, State.RUN)
+
+    def settle(self) -> None:
+        """Do what could wait until the container's packets are with it: its other cgroups, its scheduling.
+
+        Raises:
+            RestoreError: a process cannot be brought into its cgroups; it must not run on outside of its limits.
+        """
+        wanted = cgroups.of(self._target.supervisor_pid)
+        stray: str | None = None
+        for _ in range(_PLACINGS):
+            cgroups.place(self.tree(), wanted)
+            stray = cgroups.misplaced(self.tree(), wanted)
+            if stray is None:
+                break
+        if stray is not None:
+            raise RestoreError(f"the application cannot be placed: {stray}", retry=False)
+        self._tune()
+
+    def _tune(self) -> None:
+        wanted = self._image.manifest.tuning
+        usual = processes.tuning(self._target.supervisor_pid)
+        for pid in self.tree():
+            with contextlib.suppress(ProcessLookupError):
+                for tid in processes.tasks(pid):
+                    processes.tune(
+                        tid, wanted.get(processes.vpid(tid), usual) if wanted else usual
+                    )
+
+
+def restore(
+    zygotes: Zygotes,
+    target: Target,
+    image: Image,
+    *,
+    lazy: bool = False,
+    timeout: float | None = None,
+) -> Restored:
+    """Bring a container's application back.
+
+    Args:
+        zygotes: Where a criu comes from.
+        target: The container; its supervisor is asleep, or armed, and has no child.
+        image: Its image; not dropped here.
+        lazy: Load memory behind the running application.
+        timeout: Seconds until it is given up; by default long enough for the image.
+
+    Raises:
+        RestoreError: nothing of the tree is left; `retry` says whether the image may be used again.
+    """
+    supervisor = Supervisor(target.supervisor_pid)
+    if supervisor.state() not in {State.ASLEEP, State.ARMED}:
+        raise RestoreError(
+            f"the supervisor is not asleep but {supervisor.state().name}", retry=False
+        )
+    if image.fence_state() is Fence.RELEASED:
+        raise RestoreError("the image was used: its application has run on since", retry=False)
+    if supervisor.application() is not None:
+        raise RestoreError("the container has a process already")
+    limit = (
+        timeout
+        if timeout is not None
+        else _SECONDS + image.manifest.pages_bytes / _BYTES_PER_SECOND
+    )
+    image.begin()
+    operation = _Restore(zygotes, target, image, time.monotonic() + limit)
+    return operation.run(lazy=lazy)
+
+
+class _Restore:
+    """One restore on its way."""
+
+    def __init__(self, zygotes: Zygotes, target: Target, image: Image, deadline: float) -> None:
+        self._zygotes = zygotes
+        self._target = target
+        self._image = image
+        self._deadline = deadline
+        self._supervisor = Supervisor(target.supervisor_pid)
+        self._groups = cgroups.of(target.supervisor_pid)
+        self._drain: Drain | None = None
+        self._worker: Worker | None = None
+        self._objection: Exception | None = None
+        self._released = False
+        self._clock = Clock()
+
+    def run(self, *, lazy: bool) -> Restored:
+        try:
+            with self._directory() as fd, _stdio(self._target.supervisor_pid) as (keys, fds):
+                if lazy:
+                    self._drain = Drain.start(self._zygotes, self._image, fd)
+                self._worker = self._zygotes.swrk.worker(
+                    fd,
+                    container=self._target.supervisor_pid,
+                    ipc=self._image.manifest.ipc,
+                    groups=self._groups,
+                    inherited=fds,
+                )
+            with self._worker:
+                return self._thaw(self._worker, keys)
+        except (CheckpointerError, ProcessLookupError, OSError) as error:
+            raise self._failed(error) from error
+
+    @contextlib.contextmanager
+    def _directory(self) -> Iterator[int]:
+        fd = os.open(self._image.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _thaw(self, worker: Worker, keys: list[str]) -> Restored:
+        if self._drain is not None:
+            self._drain.ready()
+        self._clock.phase("start")
+        try:
+            self._converse(worker, keys)
+        except (CriuError, CheckpointerError):
+            self._end_criu(worker)
+            if not self._complete():
+                raise
+            _log.warning("restore.adopt container=%s: criu ended early", self._target.container_id)
+        if not worker.wait(_CRIU_END):
+            raise CriuError("criu does not exit after its answer", hung=True)
+        pid = self._supervisor.application()
+        if pid is None:
+            raise RestoreError("the restored application ended at once")
+        self._clock.phase("exit")
+        return Restored(self._target, self._image, pid, self._clock.phases(), self._drain)
+
+    def _converse(self, worker: Worker, keys: list[str]) -> None:
+        if worker.channel is None:
+            raise CriuError("the worker has no channel", gone=True)
+        request = criu.restore_request(keys, lazy=self._drain is not None)
+        criu.Session(worker.channel, self._deadline).call(request, self._asked)
+        self._clock.phase("resume")
+        if self._objection is not None:
+            raise self._objection
+
+    def _asked(self, script: str) -> bool:
+        """Answer a notification; at pre-resume everything is there and nothing has run."""
+        if script != "pre-resume" or self._worker is None:
+            return True
+        self._clock.phase("criu")
+        tree = processes.tree(self._worker.pid)[1:]
+        try:
+            self._inspect(tree)
+            if self._drain is not None:
+                self._drain.hold()
+        except (CheckpointerError, OSError) as error:
+            self._objection = error
+            rescue.kill(tree)  # criu would go on in spite of a no
+            return False
+        self._image.release()
+        self._released = True
+        self._clock.phase("check")
+        return True
+
+    def _inspect(self, tree: list[int]) -> None:
+        """Compare the restored tasks with what they were.
+
+        Raises:
+            RestoreError: one has other rights, or is outside of the container's limits.
+        """
+        present: dict[int, Security] = {}
+        for pid in tree:
+            present |= processes.security(pid)
+        if wrong := differences(self._image.manifest.security, present):
+            more = f" and {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
+            message = (
+                f"restored tasks have other rights than before: {'; '.join(wrong[:_TOLD])}{more}"
+            )
+            raise RestoreError(message)
+        memory = self._groups.controller("memory")
+        for pid in tree:
+            if cgroups.of(pid).controller("memory") != memory:
+                raise RestoreError(
+                    f"restored process {pid} is outside of the container's memory cgroup"
+                )
+
+    def _complete(self) -> bool:
+        """Say whether the application runs although criu gave no good answer: it was let go, and is all there."""
+        if not self._released or self._objection is not None:
+            return False
+        pid = self._supervisor.application()
+        if pid is None:
+            return False
+        found: set[int] = set()
+        for member in processes.tree(pid):
+            found |= set(processes.security(member))
+        return set(self._image.manifest.security) <= found
+
+    def _end_criu(self, worker: Worker) -> None:
+        """Make sure that criu is no more; before the release its tree has to go first."""
+        if worker.wait(0):
+            return
+        if self._released and worker.wait(_CRIU_END):
+            return
+        if not self._released:
+            rescue.kill(processes.tree(worker.pid)[1:])
+        if not worker.wait(1.0):
+            worker.kill()
+            worker.wait(_CRIU_END)
+
+    def _failed(self, error: Exception) -> RestoreError:
+        """Leave nothing of the tree behind; return the error to raise."""
+        log = self._image.path / "restore.log"
+        lines = criu.telling(log)
+        reason = str(self._objection or error) or repr(error)
+        try:
+            kill_tree(self._target)
+        except SupervisorError as worse:
+            return RestoreError(f"{reason}; {worse.reason}", lines, log, retry=False)
+        if self._drain is not None:
+            self._drain.abandon()
+        if self._released:
+            return RestoreError(reason, lines, log, retry=False)
+        self._image.withdraw()
+        return RestoreError(reason, lines, log, retry=self._supervisor.alive())
+
+
+def kill_tree(target: Target) -> None:
+    """Kill everything below a supervisor at rest, until it has no child.
+
+    A remnant would make the next restore fail: its pids are taken.
+
+    Raises:
+        SupervisorError: it is not at rest, or something cannot be killed.
+    """
+    supervisor = Supervisor(target.supervisor_pid)
+    if supervisor.state() not in {State.ASLEEP, State.ARMED}:
+        if not supervisor.alive():
+            return
+        raise SupervisorError(f"the supervisor is not at rest but {supervisor.state().name}")
+    deadline = time.monotonic() + _DEATH
+    while True:
+        try:
+            left = processes.children(target.supervisor_pid)
+        except ProcessLookupError:
+            return
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            raise SupervisorError(f"process {left[0]} cannot be killed")
+        for pid in left:
+            rescue.kill(processes.tree(pid))
+        time.sleep(_POLL)
+
+
+def differences(before: dict[int, Security], after: dict[int, Security]) -> list[str]:
+    """Say in words which threads have come back otherwise than they were."""
+    found = []
+    for tid in sorted(before.keys() | after.keys()):
+        if tid not in after:
+            found.append(f"thread {tid} is missing")
+        elif tid not in before:
+            found.append(f"thread {tid} is new")
+        else:
+            found += [f"thread {tid}: {text}" for text in before[tid].differences(after[tid])]
+    return found
+
+
+@contextlib.contextmanager
+def _stdio(supervisor: int) -> Iterator[tuple[list[str], list[int]]]:
+    """Duplicate the supervisor's stdio pipes for the application: criu's names for them, and descriptors.
+
+    The very open files, not new ones by path: the application shared them with the supervisor before, and opening
+    the read end of a pipe without a writer would block.
+    """
+    keys: list[str] = []
+    fds: list[int] = []
+    pidfd = os.pidfd_open(supervisor)
+    try:
+        for fd, key in processes.pipes(supervisor).items():
+            if key not in keys:
+                fds.append(syscall.pidfd_getfd(pidfd, fd))
+                keys.append(key)
+        yield keys, fds
+    finally:
+        os.close(pidfd)
+        for fd in fds:
+            os.close(fd)

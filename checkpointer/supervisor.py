@@ -1,0 +1,134 @@
+"""The supervisor inside a container, seen from the host: its published state, its orders, its application.
+
+It takes orders as real-time signals, believes them only from outside its pid namespace, and answers by changing its
+process name. Two pending signals would arrive in order of their number, not of sending (this once killed a
+container), hence one order at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+import select
+import signal
+import time
+
+from checkpointer import processes
+from checkpointer.errors import SupervisorError
+
+_DIRECTORY = "/.zeropod/"
+_POLL = 0.0002  # seconds between looks at the name; the answer takes about 50 microseconds
+
+
+class State(enum.Enum):
+    """What the supervisor shows as its process name."""
+
+    RUN = "zeropod:run"
+    ARMED = "zeropod:armed"  # a checkpoint is being taken: a death by SIGKILL is expected
+    ASLEEP = "zeropod:asleep"  # the application lives in an image
+    NONE = ""  # no supervisor, or one that has not got that far
+
+
+class Signal(enum.IntEnum):
+    """Orders, by kernel signal number (glibc's SIGRTMIN hides the first two of the range)."""
+
+    ARM = 59
+    ASLEEP = 60
+    RESUME = 61
+    FAIL = 62
+    START = 63
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Target:
+    """A managed container, as this half of the daemon knows it.
+
+    Attributes:
+        container_id: containerd's id; names the image.
+        supervisor_pid: Host pid of the container's PID 1.
+    """
+
+    container_id: str
+    supervisor_pid: int
+
+
+def is_supervisor(pid: int) -> bool:
+    """Say whether a process runs our program: nothing else proves that a container is managed."""
+    try:
+        return processes.exe(pid).startswith(_DIRECTORY)
+    except (ProcessLookupError, PermissionError):
+        return False
+
+
+class Supervisor:
+    """One container's supervisor."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def alive(self) -> bool:
+        """Say whether it still runs."""
+        return processes.alive(self.pid)
+
+    def state(self) -> State:
+        """Read the published state; NONE when it has gone."""
+        try:
+            return State(processes.comm(self.pid))
+        except (ProcessLookupError, ValueError):
+            return State.NONE
+
+    def application(self) -> int | None:
+        """Return the living application's pid.
+
+        Orphans of exec sessions become the supervisor's children as well; the application was its first fork, so
+        it has the lowest number inside.
+        """
+        try:
+            found = [pid for pid in processes.children(self.pid) if processes.alive(pid)]
+            return min(found, key=processes.vpid, default=None)
+        except ProcessLookupError:
+            return None
+
+    def tell(self, order: Signal, until: State | None, timeout: float = 5.0) -> None:
+        """Give an order and wait until it is obeyed.
+
+        Args:
+            order: What to do.
+            until: The state that shows obedience; None: the end of the supervisor.
+            timeout: Seconds; generous, since a CPU limit may stop it for a tenth of one.
+
+        Raises:
+            SupervisorError: it has ended, or does not obey in time.
+        """
+        deadline = time.monotonic() + timeout
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError as error:
+            raise SupervisorError(f"the supervisor (pid {self.pid}) has ended") from error
+        try:
+            signal.pidfd_send_signal(pidfd, order)
+            if until is None:
+                self._wait_end(pidfd, timeout)
+            else:
+                self._wait_state(order, until, deadline)
+        except ProcessLookupError as error:
+            raise SupervisorError(f"the supervisor (pid {self.pid}) has ended") from error
+        finally:
+            os.close(pidfd)
+
+    def _wait_end(self, pidfd: int, timeout: float) -> None:
+        if not select.select([pidfd], [], [], timeout)[0]:
+            raise SupervisorError(f"the supervisor (pid {self.pid}) does not end")
+
+    def _wait_state(self, order: Signal, until: State, deadline: float) -> None:
+        while processes.comm(self.pid) != until.value:
+            if processes.zombie(self.pid):
+                raise SupervisorError(f"the supervisor (pid {self.pid}) ended on {order.name}")
+            if time.monotonic() > deadline:
+                state = self.state().name
+                message = (
+                    f"the supervisor (pid {self.pid}) does not obey {order.name}: it is {state}"
+                )
+                raise SupervisorError(message)
+            time.sleep(_POLL)
