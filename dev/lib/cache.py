@@ -80,6 +80,11 @@ class Cache:
             os.close(builder)
         return path
 
+    def close(self) -> None:
+        """Gives up the locks: from now on what was handed out may disappear."""
+        while self.locks:
+            os.close(self.locks.popitem()[1])
+
     def _build(self, name: str, path: Path, build: Callable[[Path], None]) -> None:
         for stale in path.parent.glob(".new-*"):
             shutil.rmtree(stale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 import shutil
 from pathlib import Path
-from typing import Iterable
+from typing import Any, Dict
 
 from dev.lib import host
 
@@ -24,8 +24,14 @@ PYTHONPATH=/%s exec /opt/zeropod/venv/bin/python -c \\
 SUFFIXES = (".py", ".c", ".h", ".typed")
 
 
-def install(root: Path, packages: Iterable[str]) -> None:
-    """Replaces the packages below `root`; a running program keeps what it has loaded."""
+def install(root: Path, project: Dict[str, Any]) -> None:
+    """Replaces the packages below `root`; a running program keeps what it has loaded.
+
+    Args:
+        root: of the node, or the directory that becomes its topmost layer.
+        project: the content of pyproject.toml.
+    """
+    packages = project["tool"]["setuptools"]["packages"]
     target = root / CODE
     fresh = target.parent / "python.new"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -36,13 +42,21 @@ def install(root: Path, packages: Iterable[str]) -> None:
                 copy = fresh / path.relative_to(host.REPOSITORY)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
-    fresh.mkdir(parents=True, exist_ok=True)
+    _describe(fresh, project["project"])
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
     command = root / "usr/local/bin/zeropod"
     command.parent.mkdir(parents=True, exist_ok=True)
     command.write_text(COMMAND, encoding="utf-8")
     command.chmod(0o755)
+
+
+def _describe(target: Path, project: Dict[str, Any]) -> None:
+    """What pip would leave there: by it a program finds its own version."""
+    info = target / "{name}-{version}.dist-info".format(**project)
+    info.mkdir(parents=True)
+    text = "Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".format(**project)
+    (info / "METADATA").write_text(text, encoding="utf-8")
 
 
 def install_files(layer: Path, root: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 from dev.lib import bundle, containerd, host, images, rootfs, supervisor
 from dev.lib.cache import Cache
@@ -18,7 +18,9 @@ class Environment:
     rootfs: Path
     venv: Path
     criu: Path
-    packages: List[str] = field(default_factory=list)
+    project: Dict[str, Any]
+    """The content of pyproject.toml."""
+
     supervisor: Optional[Path] = None
 
     @property
@@ -42,11 +44,12 @@ def ensure(cache: Optional[Cache] = None) -> Environment:
     host.require_packages()
     cache = cache or Cache()
     base = rootfs.base(cache)
+    project = rootfs.project(base)
     return Environment(
         cache=cache,
         rootfs=base,
-        venv=rootfs.venv(cache, base),
+        venv=rootfs.venv(cache, base, project),
         criu=bundle.criu(cache),
         supervisor=supervisor.layer(cache, base),
-        packages=rootfs.packages(base),
+        project=project,
     )

@@ -122,7 +122,7 @@ class Node:
     def _launch(self, environment: Environment, variant: str, zeropod: bool) -> None:
         for name in ("upper", "work", "root", "containerd", "zeropod", "log/node"):
             (self.state / name).mkdir(parents=True)
-        code.install(self.state / "upper", environment.packages)
+        code.install(self.state / "upper", environment.project)
         groups = cgroups.plan(self.name)
         plan = {
             "name": self.name,
@@ -227,7 +227,7 @@ class Node:
             if not pid:
                 raise DevError("node %s is not running" % self.name)
             root = Path("/proc/%d/root" % pid)
-            code.install(root, environment.packages)
+            code.install(root, environment.project)
             if environment.supervisor:
                 code.install_files(environment.supervisor, root)
             for name in ("daemon", "plugin"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -36,7 +36,7 @@ def read(name: str, path: Path, status: int) -> Result:
     if not path.exists():
         result.problem = "wrote no results (exit status %d)" % status
         return result
-    for case in ElementTree.parse(path).getroot().iter("testcase"):
+    for case in ET.parse(path).getroot().iter("testcase"):
         skip = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
             result.failed += 1

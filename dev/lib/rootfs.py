@@ -50,9 +50,9 @@ def base(cache: Cache) -> Path:
     return cache.artefact("rootfs", [RECIPE, SUITE, host.architecture(), *packages], build)
 
 
-def venv(cache: Cache, rootfs: Path) -> Path:
+def venv(cache: Cache, rootfs: Path, data: Dict[str, Any]) -> Path:
     """A layer with the virtual environment: what pyproject.toml names, and Debian's bcc, pycriu."""
-    wanted = requirements(rootfs)
+    wanted = requirements(data)
     env, files = host.index_access()
     cellar = cache.root / "pip"
     cellar.mkdir(exist_ok=True)
@@ -74,19 +74,13 @@ def venv(cache: Cache, rootfs: Path) -> Path:
     return cache.artefact("venv", [rootfs.name, *wanted], build)
 
 
-def requirements(rootfs: Path) -> List[str]:
+def requirements(data: Dict[str, Any]) -> List[str]:
     """What pyproject.toml wants from PyPI, all dependency groups together."""
-    data = project(rootfs)
     wanted = set(data["project"].get("dependencies", []))
     for group in data.get("dependency-groups", {}).values():
         # An include-group entry is a table; the group it names is in the union anyway.
         wanted.update(item for item in group if isinstance(item, str))
     return sorted(wanted)
-
-
-def packages(rootfs: Path) -> List[str]:
-    """Our own packages, as pyproject.toml lists them."""
-    return list(project(rootfs)["tool"]["setuptools"]["packages"])
 
 
 def project(rootfs: Path) -> Dict[str, Any]:

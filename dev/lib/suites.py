@@ -10,7 +10,7 @@ import tempfile
 import time
 import unittest
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Sequence
+from typing import Callable, List, Mapping, Sequence
 
 from dev.lib import containerd, host, process, report, sandbox
 from dev.lib.environment import Environment
@@ -33,20 +33,22 @@ class Suites:
     """All suites on one environment."""
 
     def __init__(self, environment: Environment, arguments: Sequence[str]) -> None:
-        """Args:
-        environment: what to run them in.
-        arguments: passed to every pytest.
+        """Prepares nothing yet.
+
+        Args:
+            environment: what to run them in.
+            arguments: passed to every pytest.
         """
         self.environment = environment
         self.arguments = list(arguments)
-        self.tiers = {
+        self.tiers: dict[str, Callable[[], list[Result]]] = {
             "lint": self.lint,
             "unit": self.unit,
             "supervisor": self.supervisor,
             "node": self.node,
             "both": self.both,
             "host": self.host,
-        }  # type: Dict[str, Callable[[], List[Result]]]
+        }
 
     def run(self, tier: str) -> List[Result]:
         """Runs one tier and says how it went; an error in running it is a failure of it."""

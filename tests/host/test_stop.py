@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 import unittest
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Set, Tuple
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
@@ -32,14 +33,14 @@ SYSCTLS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/pa
 
 def dev_node(*words: str) -> str:
     """Runs dev/node and returns what it printed."""
-    done = subprocess.run([sys.executable, DEV_NODE, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          stdin=subprocess.DEVNULL, universal_newlines=True, check=False)  # fmt: skip
+    done = subprocess.run([sys.executable, DEV_NODE, *words], capture_output=True, stdin=subprocess.DEVNULL, text=True, check=False)  # fmt: skip
     if done.returncode:
-        raise AssertionError("dev/node %s: %s" % (" ".join(words), done.stderr))
+        msg = "dev/node {}: {}".format(" ".join(words), done.stderr)
+        raise AssertionError(msg)
     return done.stdout
 
 
-def processes() -> Dict[int, Dict[str, Any]]:
+def processes() -> dict[int, dict[str, Any]]:
     """All processes: when started, in which namespaces, in which cgroups."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
@@ -56,12 +57,12 @@ def processes() -> Dict[int, Dict[str, Any]]:
     return found
 
 
-def namespaces(pid: int) -> Set[str]:
+def namespaces(pid: int) -> set[str]:
     """The namespaces of a process, by kind and number."""
-    return {os.readlink("/proc/%d/ns/%s" % (pid, kind)) for kind in KINDS}
+    return {os.readlink(f"/proc/{pid}/ns/{kind}") for kind in KINDS}
 
 
-def machine(name: str) -> Dict[str, Any]:
+def machine(name: str) -> dict[str, Any]:
     """What of the machine a node could change, as far as it can be told from what others do."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     pins = [
@@ -103,33 +104,33 @@ class Stop(unittest.TestCase):
     """What is there before a start and after a stop."""
 
     def setUp(self) -> None:
-        self.name = "leak-%d" % os.getpid()
+        self.name = f"leak-{os.getpid()}"
         self.addCleanup(dev_node, "stop", "--name", self.name)
         self.before = machine(self.name)
 
-    def facts(self) -> Dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         self.node = Node(Cache(), self.name)
         facts = self.node.facts()
         assert facts is not None
         return facts
 
-    def check_nothing_left(self, spaces: Set[str], known: Set[Tuple[int, str]]) -> None:
+    def check_nothing_left(self, spaces: set[str], known: set[tuple[int, str]]) -> None:
         """No process in the node's namespaces, none of its processes, and the machine as it was."""
         left = []  # type: List[str]
 
         def gone() -> bool:
             now = processes()
-            left[:] = ["%d %s" % (pid, facts) for pid, facts in now.items()
+            left[:] = [f"{pid} {facts}" for pid, facts in now.items()
                        if spaces & set(facts["spaces"].values()) or (pid, facts["started"]) in known]  # fmt: skip
             return not left
 
-        self.assertTrue(until(gone, 10), left)
+        assert until(gone, 10), left
         # The kernel takes a network namespace apart after its last process has gone.
         until(lambda: machine(self.name) == self.before, 5)
-        self.assertEqual(machine(self.name), self.before)
-        self.assertFalse(self.node.state.exists())
+        assert machine(self.name) == self.before
+        assert not self.node.state.exists()
 
-    def ours(self, spaces: Set[str]) -> Set[Tuple[int, str]]:
+    def ours(self, spaces: set[str]) -> set[tuple[int, str]]:
         """The node's processes and their containers', by pid and start time."""
         tag = "zeropod-dev-" + self.name
         return {
@@ -146,9 +147,9 @@ class Stop(unittest.TestCase):
         time.sleep(3)
         own = {os.readlink("/proc/self/ns/" + kind) for kind in KINDS}
         spaces = namespaces(self.facts()["pid"]) - own
-        self.assertEqual(len(spaces), len(KINDS))
+        assert len(spaces) == len(KINDS)
         known = self.ours(spaces)
-        self.assertGreater(len(known), 4)
+        assert len(known) > 4
         dev_node("stop", "--name", self.name)
         self.check_nothing_left(spaces, known)
 
@@ -161,8 +162,8 @@ class Stop(unittest.TestCase):
         took = time.monotonic() - begun
         first = self.facts()
         dev_node("start", "--name", self.name)
-        self.assertEqual(self.facts(), first)
-        self.assertLess(took, 10)
+        assert self.facts() == first
+        assert took < 10
         dev_node("stop", "--name", self.name)
 
     def test_interrupted_start_is_cleaned_up(self) -> None:
@@ -172,9 +173,7 @@ class Stop(unittest.TestCase):
         started = subprocess.Popen([sys.executable, DEV_NODE, "start", "--name", self.name],
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
         note = default_root() / "nodes" / self.name / "node.json"
-        self.assertTrue(
-            until(lambda: note.exists() and json.loads(note.read_text())["pid"] > 0, 20)
-        )
+        assert until(lambda: note.exists() and json.loads(note.read_text())["pid"] > 0, 20)
         started.send_signal(signal.SIGKILL)
         started.wait()
         spaces = namespaces(self.facts()["pid"]) - {
