@@ -37,7 +37,7 @@ def container(build: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[.
     def start(
         *argv: str,
         raw: bool = False,
-        before: str = "mount -t proc proc proc",
+        before: str = "",
         through: Sequence[str] = (),
         definitions: str = "-DLEASE_SECONDS=1",
         **popen: Any,

@@ -19,7 +19,8 @@ import pytest
 ARM, ASLEEP, RESUME, FAIL, START = range(59, 64)
 
 # Runs as the first process of a new pid namespace and ends as the container's PID 1. The root is assembled on a tmpfs:
-# the node's programs read-only, everything else empty.
+# the node's programs, everything else empty. It is the root of the mount namespace: who joins that, as criu does, sees what
+# the container sees.
 ASSEMBLE = """
 set -e
 root=$1; own=$2; prefix=$3; shift 3
@@ -32,8 +33,11 @@ case $prefix in /usr) ;; *) mkdir -p ".$prefix"; mount --bind "$prefix" ".$prefi
 mount --rbind /dev dev
 mount --bind "$own" .zeropod
 mount -o remount,bind,ro,nosuid,nodev .zeropod
+mount -t proc proc proc
+pivot_root . .
+umount -l .
+cd /
 """
-
 
 def until(condition: Callable[[], object], seconds: float = 5) -> None:
     """Waits for a condition; fails with its name when it does not come."""
@@ -51,7 +55,7 @@ class Container:
         self, root: Path, own: Path, argv: Sequence[str], before: str, through: Sequence[str], **popen: Any
     ) -> None:
         """Starts `through... /.zeropod/init argv...` in new namespaces after the shell lines of `before`."""
-        script = f'{ASSEMBLE}\n{before}\nexec chroot . {shlex.join(through)} /.zeropod/init "$@"'
+        script = f'{ASSEMBLE}\n{before}\nexec {shlex.join(through)} /.zeropod/init "$@"'
         self.wake = own / "wake"
         self._out = b""
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
@@ -177,4 +181,31 @@ class Gate:
 
     def close(self) -> None:
         """Lets everybody through."""
+        os.close(self._fd)
+
+
+class Opens:
+    """Records every open of a file in one file system, whichever mount it goes through."""
+
+    def __init__(self, path: Path) -> None:
+        """Watches the file system of a path, directories included."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.fanotify_mark.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p]
+        self._fd = libc.fanotify_init(0x1 | 0x2, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # CLOEXEC, NONBLOCK
+        what = 0x20 | 0x40000000  # FAN_OPEN, FAN_ONDIR
+        if self._fd < 0 or libc.fanotify_mark(self._fd, 0x101, what, -100, bytes(path)) < 0:  # ADD, FILESYSTEM
+            raise OSError(ctypes.get_errno(), "fanotify", str(path))
+
+    def seen(self) -> list[str]:
+        """The paths that were opened since, as their file system has them."""
+        paths = []
+        while select.select([self._fd], [], [], 0)[0]:
+            data = os.read(self._fd, 4096)
+            for event in struct.iter_unpack("=IBBHQii", data):
+                paths.append(os.readlink(f"/proc/self/fd/{event[5]}"))
+                os.close(event[5])
+        return paths
+
+    def close(self) -> None:
+        """Stops watching."""
         os.close(self._fd)

@@ -251,7 +251,7 @@ HARDENED = (
 
 def test_hardened(container: Start) -> None:
     """As uid 1000 without any capability, with no_new_privs, a read-only root and no /proc: runs, forwards, goes to sleep."""
-    one = container(*python(LISTENER), before="mount -o remount,ro .", through=HARDENED)
+    one = container(*python(LISTENER), before="umount /proc; mount -o remount,ro /", through=HARDENED)
     assert one.line() == "ready"
     one.reach("run")
     status = Path(f"/proc/{one.children[0]}/status").read_text()

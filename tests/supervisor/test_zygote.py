@@ -1,0 +1,269 @@
+"""The zygote: criu inside a container without anything of the container being believed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from supervisor.containers import Container, Opens, python, until
+from supervisor.zygotes import LAZY, REQUEST, SWRK, Bundle, Worker, Zygote, call, ended, rpc, send_to_sleep, wake
+
+Start = Callable[..., Container]
+
+# Keeps a number in memory and a descriptor open, and tells both when asked.
+COUNTER = """
+    import os, signal, sys
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    number, ballast = 0, os.urandom(3 << 20)
+    kept = open("/tmp/kept", "w+")
+    print("ready")
+    while signal.sigwaitinfo([signal.SIGUSR1]):
+        number += 1
+        kept.write(f"{number} ")
+        kept.flush()
+        print(number, hash(ballast), os.pread(kept.fileno(), 100, 0).decode())
+"""
+STDIN_INSIDE = ("sh", "-c", 'exec "$@" </dev/null', "sh")  # a file of the node's own /dev cannot be found inside
+
+
+@pytest.fixture(scope="module")
+def bundle(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The node's criu, today's zygote, and a kernel-feature cache made on the host."""
+    path = Path(os.environ.get("ZEROPOD_CRIU_BUNDLE", "/opt/zeropod/criu"))
+    zygote = build() / "zygote.so"
+    kdat = tmp_path_factory.mktemp("kdat") / "criu.kdat"
+    check = Bundle(path, zygote, kdat).command("check")
+    script = 'ip link set lo up; mount -t tmpfs tmpfs /run; kdat=$1; shift; "$@" && cat /run/criu.kdat > "$kdat"'
+    subprocess.run(["unshare", "-m", "-n", "sh", "-c", script, "sh", kdat, *check], check=True)
+    return Bundle(path, zygote, kdat)
+
+
+@pytest.fixture
+def zygote(bundle: Bundle, tmp_path: Path) -> Iterator[Zygote]:
+    """A zygote of workers."""
+    one = Zygote(bundle, tmp_path / "swrk.sock")
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def lazy(bundle: Bundle, tmp_path: Path) -> Iterator[Zygote]:
+    """A zygote of guarded page daemons."""
+    one = Zygote(bundle, tmp_path / "lazy.sock", LAZY, CRIU_ZYGOTE_GUARD="1")
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """An empty image directory."""
+    path = tmp_path / "images"
+    path.mkdir()
+    return path
+
+
+def ask(one: Container) -> tuple[int, ...]:
+    """The counter's next answer: number, hash of its ballast, and the numbers in its file."""
+    os.kill(one.children[0], signal.SIGUSR1)
+    return tuple(int(x) for x in one.line().split())
+
+
+def test_round_trips_keep_memory_files_and_pipes(container: Start, zygote: Zygote, images: Path) -> None:
+    """Over three sleeps memory, an open file and the output pipe are kept, under the same pid, as the supervisor's child."""
+    one = container(*python(COUNTER), through=STDIN_INSIDE, definitions="")
+    assert one.line() == "ready"
+    one.reach("run")
+    ballast = ask(one)[1]
+    for number in range(2, 5):
+        send_to_sleep(zygote, one, images)
+        assert one.children == []
+        wake(zygote, one, images)
+        assert ask(one) == (number, ballast, *range(1, number + 1))
+        for image in images.iterdir():
+            image.unlink()
+    os.kill(one.children[0], signal.SIGTERM)
+    assert one.end() == 128 + signal.SIGTERM
+
+
+def test_death_between_restore_and_resume(container: Start, zygote: Zygote, images: Path) -> None:
+    """An application that ends after its restore and before RESUME ends the container with its status."""
+    code = COUNTER.replace("number += 1", "sys.exit(23)")
+    one = container(*python(code), through=STDIN_INSIDE, definitions="")
+    assert one.line() == "ready"
+    one.reach("run")
+    send_to_sleep(zygote, one, images)
+    wake(zygote, one, images, resume=False)
+    os.kill(one.children[0], signal.SIGUSR1)
+    until(lambda: not one.children)
+    assert one.state == "asleep"
+    os.kill(one.pid, 61)
+    assert one.end() == 23
+
+
+def test_nothing_below_run_is_opened(container: Start, zygote: Zygote, images: Path) -> None:
+    """A dump and a restore open nothing below the container's /run: a fifo in the cache's place hangs nobody."""
+    one = container(*python(COUNTER), before="mkfifo run/criu.kdat", through=STDIN_INSIDE, definitions="")
+    assert one.line() == "ready"
+    one.reach("run")
+    opens = Opens(Path(f"/proc/{one.pid}/root/run"))
+    send_to_sleep(zygote, one, images)
+    wake(zygote, one, images)
+    seen = opens.seen()
+    assert "/tmp/kept" in seen  # the application's own file, so the watch does see
+    assert [path for path in seen if path.startswith("/run")] == []
+    assert os.listdir(f"/proc/{one.pid}/root/run") == ["criu.kdat"]
+    opens.close()
+
+
+def test_the_served_cache_is_believed(container: Start, zygote: Zygote, images: Path) -> None:
+    """The worker does not probe the kernel: criu's log says that the cache was loaded."""
+    one = container(*python(COUNTER), through=STDIN_INSIDE, definitions="")
+    assert one.line() == "ready"
+    one.reach("run")
+    worker = Worker(zygote, one, images)
+    request = rpc.criu_req(type=rpc.DUMP)
+    request.opts.images_dir_fd = -1
+    request.opts.images_dir = "/proc/self/fd/4"
+    request.opts.log_file = "dump.log"
+    request.opts.log_level = 4
+    request.opts.pid = 4194304  # there is none: criu gets no further than its start
+    assert not call(worker.channel, request).success
+    worker.close()
+    assert "Loaded kdat cache from /run/criu.kdat" in (images / "dump.log").read_text()
+
+
+def test_self_test_passes_and_fails(bundle: Bundle, tmp_path: Path) -> None:
+    """The self-test succeeds with the bundle, and fails when another library is asked first."""
+    environment = bundle.environment(CRIU_ZYGOTE_SELFTEST="1")
+    assert subprocess.run(bundle.command(*SWRK), env=environment, check=False).returncode == 0
+    (tmp_path / "first.c").write_text("int creat64(const char *p, unsigned m) { return p[0] + (int)m; }\n")
+    first = tmp_path / "first.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-fno-builtin", "-w", "-o", first, tmp_path / "first.c"], check=True)
+    command = [f"{first}:{x}" if x == bundle.zygote else x for x in bundle.command(*SWRK)]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode == 70
+    assert b"creat64 is not ours" in done.stderr
+
+
+def test_no_cache_no_service(bundle: Bundle) -> None:
+    """Without the cache the zygote does not start: its workers would look for one in the container."""
+    environment = bundle.environment(CRIU_ZYGOTE_FD="0", CRIU_KDAT="/nowhere")
+    done = subprocess.run(bundle.command(*SWRK), env=environment, capture_output=True, check=False)
+    assert done.returncode == 78
+    assert b"/nowhere" in done.stderr
+
+
+@pytest.mark.parametrize("kinds", [b"rx", b"x", b"rr", b"dd", b"n", b"m", b"i" * 49])
+def test_malformed_requests_are_refused(zygote: Zygote, kinds: bytes) -> None:
+    """A kind that is not known, one too many, and a descriptor that is not what its kind says are refused; nothing runs."""
+    with socket.socket(socket.AF_UNIX) as some:
+        answer = zygote.request(kinds, [some.fileno()] * len(kinds))
+    assert (answer.step, answer.pid, answer.pidfd) == (REQUEST, 0, -1)
+    assert answer.errno
+
+
+def test_kinds_without_descriptors_are_refused(zygote: Zygote) -> None:
+    """A request with fewer descriptors than kinds is refused."""
+    with socket.socket(socket.AF_UNIX) as some:
+        assert zygote.request(b"rd", [some.fileno()]).step == REQUEST
+
+
+def test_a_silent_client_delays_nobody(zygote: Zygote, images: Path) -> None:
+    """Clients that connect and say nothing, also more of them than are kept, do not keep others from being served."""
+    silent = []
+    for _ in range(80):
+        silent.append(zygote.connect())
+        time.sleep(0.001)  # the socket's own queue has room for 64
+    assert zygote.request(b"d", [os.open(images, os.O_RDONLY)]).step == 0
+    for one in silent:
+        one.close()
+    assert zygote.request(b"d", [os.open(images, os.O_RDONLY)]).step == 0
+
+
+def test_worker_keeps_nothing_of_the_zygote(container: Start, zygote: Zygote, images: Path) -> None:
+    """A waiting worker holds stdio, the rpc socket and the image directory, and is not dumpable, nor is the zygote."""
+    one = container("sleep", "100")
+    one.reach("run")
+    silent = zygote.connect()
+    worker = Worker(zygote, one, images)
+    pid = worker.answer.pid
+    assert sorted(os.listdir(f"/proc/{pid}/fd"), key=int) == ["0", "1", "2", "3", "4"]
+    assert os.readlink(f"/proc/{pid}/fd/4") == str(images)
+    assert Path(f"/proc/{pid}/comm").read_text() == "criu\n"
+    for space in ("mnt", "net", "pid"):
+        assert os.readlink(f"/proc/{pid}/ns/{space}") == os.readlink(f"/proc/{one.pid}/ns/{space}")
+    for process in (pid, zygote.process.pid):
+        limits = Path(f"/proc/{process}/coredump_filter")
+        assert stat.S_IMODE(limits.stat().st_mode)
+    worker.close()
+    silent.close()
+
+
+def test_worker_leaves_no_zombie(container: Start, zygote: Zygote, images: Path) -> None:
+    """A worker that ended is gone from the container's pid namespace, so that the container can end."""
+    one = container("sleep", "100")
+    one.reach("run")
+    workers = [Worker(zygote, one, images) for _ in range(5)]
+    pids = [worker.answer.pid for worker in workers]
+    for worker in workers:
+        worker.close()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    os.kill(one.pid, signal.SIGTERM)
+    assert one.end() == 128 + signal.SIGTERM
+
+
+def test_a_dead_container_is_an_error(container: Start, zygote: Zygote, images: Path) -> None:
+    """The namespaces of a container that has ended give an answer that says what failed, and the zygote serves on."""
+    one = container("sleep", "100")
+    one.reach("run")
+    spaces = [os.open(f"/proc/{one.pid}/ns/{n}", os.O_RDONLY) for n in ("net", "pid")]
+    one.close()
+    answer = zygote.request(b"nn", spaces)
+    assert answer.step == 3
+    assert zygote.request(b"d", [os.open(images, os.O_RDONLY)]).step == 0
+
+
+def test_guardian_writes_the_status_and_holds(lazy: Zygote, images: Path) -> None:
+    """A page daemon that is killed leaves its status in the image directory and a guardian that still holds descriptors."""
+    directory = os.open(images, os.O_RDONLY | os.O_DIRECTORY)
+    answer = lazy.request(b"d", [directory])
+    assert answer.step == 0
+    assert Path(f"/proc/{answer.guardian}/comm").read_text() == "criu-guardian\n"
+    read_end, write_end = os.pipe()
+    socket.send_fds(answer.connection, [b"hh"], [write_end, directory])
+    assert answer.connection.recv(1) == b"k"
+    os.close(write_end)
+    answer.connection.close()
+    os.kill(answer.pid, signal.SIGKILL)
+    until((images / "lazy.status").exists)
+    until(lambda: (images / "lazy.status").read_text() == "137\n")
+    os.set_blocking(read_end, False)
+    with pytest.raises(BlockingIOError):
+        os.read(read_end, 1)  # the other end is still held
+    os.kill(answer.guardian, signal.SIGKILL)
+    os.set_blocking(read_end, True)
+    assert os.read(read_end, 1) == b""
+
+
+def test_guardian_outlives_the_zygote(lazy: Zygote, images: Path) -> None:
+    """When the zygote is killed the page daemon and its guardian go on."""
+    answer = lazy.request(b"d", [os.open(images, os.O_RDONLY | os.O_DIRECTORY)])
+    lazy.close()
+    assert not ended(answer.pidfd, 0.2)
+    os.kill(answer.pid, signal.SIGKILL)
+    until((images / "lazy.status").exists)
+    os.kill(answer.guardian, signal.SIGKILL)
+
+
+def test_guardian_needs_a_directory(lazy: Zygote) -> None:
+    """A guarded request without an image directory is refused: there would be nowhere to write the status."""
+    with socket.socket(socket.AF_UNIX) as some:
+        assert lazy.request(b"r", [some.fileno()]).step == REQUEST
