@@ -232,10 +232,12 @@ def prepare(running: list[Service]) -> None:
         marks.mkdir(exist_ok=True)
         for archive in sorted((RUN / "images").glob("*.tar")):
             if not (marks / archive.name).exists():
-                subprocess.run(["ctr", "-n", "k8s.io", "images", "import", str(archive)],
-                               check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+                command = ["ctr", "-n", "k8s.io", "images", "import", str(archive)]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise OSError(done.returncode, f"{archive.name}: {done.stderr}")
                 (marks / archive.name).touch()
-    except (OSError, subprocess.SubprocessError, TimeoutError) as error:
+    except OSError as error:
         (LOGS / "failed").write_text(f"{error}\n", encoding="utf-8")
         return
     fresh = LOGS / "ready.new"

@@ -176,8 +176,10 @@ class Node:
     def report(self) -> None:
         """Shows what the logs said last, before they are removed."""
         for path in sorted((self.state / "log/node").glob("*.log")):
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-            log.error("--- %s\n%s", path.name, "\n".join(lines))
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            # containerd tells of every step of every container.
+            telling = [line for line in lines if "level=info" not in line][-15:]
+            log.error("--- %s\n%s", path.name, "\n".join(telling))
 
     def _destroy(self) -> None:
         facts = self.facts() or {}
