@@ -197,6 +197,7 @@ class Plugin:
                 uid=pod.uid,
                 runtime_handler=pod.runtime_handler,
                 annotations=wish.annotations,
+                scaledown=wish.scaledown,
                 pid=pid,
                 state=state,
                 injected=injection.original(container.args, container.annotations) is not None,

@@ -25,6 +25,7 @@ class Container:
         uid: of the pod.
         runtime_handler: of the pod; "" is the default one.
         annotations: the pod's with our prefix.
+        scaledown: seconds without traffic until it sleeps, from them; 0: never.
         pid: of the first process in our pid namespace; 0 while there is none.
         state: as NRI says.
         injected: its stored spec names the supervisor.
@@ -41,6 +42,7 @@ class Container:
     uid: str = ""
     runtime_handler: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
+    scaledown: float = 0.0
     pid: int = 0
     state: api.State = api.State.UNKNOWN
     injected: bool = False

@@ -46,6 +46,7 @@ TABLE: messages.Table = {
         (10, "managed", "bool"),
         (11, "reason", "string"),
         (12, "annotations", "map<string,string>"),
+        (13, "scaledown", "double"),  # seconds; the daemon parses no annotation
     ],
     "ReportRequest": [
         (1, "containers", "repeated Container"),
@@ -151,6 +152,7 @@ def _message(container: registry.Container) -> messages.Message:
         state=container.state.name.lower(),
         managed=container.managed,
         reason=container.reason,
+        scaledown=container.scaledown,
         annotations={key: value for key, value in annotations if len(value) <= LONGEST_VALUE},
     )
     return message
