@@ -63,14 +63,17 @@ async def _serve(chosen: settings.Settings) -> None:
     gc.freeze()
     logger.info(
         "ready",
-        extra={"version": service.version(), "criu": engine.zygotes.version, **node.counts()},
+        extra={
+            "version": service.version(),
+            "criu": engine.zygotes.bundle.version,
+            **node.counts(),
+        },
     )
     await stop.wait()
     logger.info("stopping")
     await api.close()
     await node.close()
     engine.execs.close()
-    engine.datapath.close()
 
 
 def _engine(chosen: settings.Settings) -> Engine:

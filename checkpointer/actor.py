@@ -8,7 +8,8 @@ import asyncio
 import concurrent.futures
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from checkpointer import errors, idle, lifecycle, log, processes, sleep, wake
 from checkpointer.container import Container
@@ -16,6 +17,7 @@ from checkpointer.engine import Engine
 from checkpointer.lifecycle import State
 from redirector import sockets
 from redirector.endpoints import Port
+from redirector.errors import RedirectorError
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,8 @@ NO_PORT_LOOK = (0.5, 10.0)
 
 CLOCK = 1e9
 """The datapath's times are nanoseconds."""
+
+T = TypeVar("T")
 
 Observer = Callable[[Container, State], None]
 
@@ -157,17 +161,17 @@ class Actor:
                 self._quiet()
                 self._start(self._clean_up(), "clean up")
 
-    def _start(self, job: "asyncio.Coroutine[object, object, None]", name: str) -> None:  # type: ignore[name-defined]
+    def _start(self, job: Coroutine[Any, Any, None], name: str) -> None:
         task = self._loop.create_task(job, name=f"{name} {self.container.record.title}")
         self._jobs.add(task)
         task.add_done_callback(self._finished)
 
-    def _finished(self, task: "asyncio.Task[None]") -> None:
+    def _finished(self, task: asyncio.Task[None]) -> None:
         self._jobs.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("job.broke", extra={"job": task.get_name()}, exc_info=task.exception())
 
-    async def _threaded(self, function: Callable[[], object]) -> object:
+    async def _threaded(self, function: Callable[[], T]) -> T:
         return await self._loop.run_in_executor(self._pool, function)
 
     # --- sleep and wake ----------------------------------------------------------------------------------------------
@@ -181,7 +185,7 @@ class Actor:
             self.post(lifecycle.SleepRefused(refused.reason))
         except errors.DumpError as error:
             self._dump_failed(error)
-        except (OSError, errors.CheckpointerError) as error:
+        except (OSError, errors.CheckpointerError, RedirectorError) as error:
             logger.warning("sleep.failed", exc_info=error)
             self.post(lifecycle.SleepFailed(_reason(error)))
         else:
@@ -219,7 +223,7 @@ class Actor:
             self.post(
                 lifecycle.WakeFailed(error.reason) if error.retry else lifecycle.Lost(error.reason)
             )
-        except (OSError, errors.CheckpointerError) as error:
+        except (OSError, errors.CheckpointerError, RedirectorError) as error:
             logger.warning("wake.failed", exc_info=error)
             self.post(lifecycle.WakeFailed(_reason(error)))
         else:
@@ -319,7 +323,7 @@ class Actor:
         tree = processes.tree(application)
         table = sockets.table(application)
         inodes = processes.socket_inodes(tree)
-        container.ports = sockets.listening(table, inodes)
+        container.ports = frozenset(sockets.listening(table, inodes))
         if not container.ports:
             self._no_port = min(NO_PORT_LOOK[1], self._no_port * 2)
             return idle.Busy(

@@ -3,7 +3,10 @@
 Used for a container that has just started as for one that slept through three daemons: there is one way in. Blocking.
 """
 
+import contextlib
 import logging
+import os
+import signal
 import time
 
 from checkpointer import (
@@ -44,10 +47,10 @@ def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[li
         log.info("adopt", extra={"pod": record.title, "verdict": verdict.name})
     match verdict:
         case Verdict.RUNNING:
-            return _awake(container, engine), []
+            return _awake(container), []
         case Verdict.RESUME:
             container.supervisor.tell(supervisor.Signal.RESUME, supervisor.State.RUN)
-            return _awake(container, engine), []
+            return _awake(container), []
         case Verdict.ASLEEP:
             return _asleep(container, engine), []
         case Verdict.RESTORE:
@@ -64,9 +67,11 @@ def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[li
 def _let_criu_end(container: Container, engine: Engine) -> None:
     """Before anything is judged: a criu that the last daemon started goes on without it."""
     deadline = time.monotonic() + CRIU_ENDS
-    while engine.zygotes.running(container.record.pid):
+    while working := engine.zygotes.running(container.record.pid):
         if time.monotonic() > deadline:
-            engine.zygotes.kill(container.record.pid)
+            for pid in working:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
 
 
@@ -82,29 +87,21 @@ def _image(container: Container, engine: Engine) -> images.Image | None:
 
 def _judge(container: Container) -> Verdict:
     control, image = container.supervisor, container.image
-    application = control.application() is not None
-    if application and control.state() is supervisor.State.ARMED:
-        if (
-            image is not None
-            and rescue.survey(container.target, image.manifest) is rescue.Survey.PART
-        ):
-            rescue.finish(container.target)
-            application = False
-        else:
-            rescue.after_dump(container.target)
-    if not application and control.state() is supervisor.State.ARMED and image is not None:
-        # criu had killed it, and nobody was left to tell the supervisor that this was meant.
-        control.tell(supervisor.Signal.ASLEEP, supervisor.State.ASLEEP)
+    application = control.application()
+    if control.state() is supervisor.State.ARMED:
+        if application is not None:
+            # Whether the image was committed or not: without our answer criu has let it go on.
+            rescue.after_dump(application)
+        elif image is not None:
+            # criu had killed it, and nobody was left to tell the supervisor that this was meant.
+            control.tell(supervisor.Signal.ASLEEP, supervisor.State.ASLEEP)
     fence = image.fence_state() if image is not None else None
-    return reconcile.judge(reconcile.Found(application, control.state(), fence))
+    return reconcile.judge(reconcile.Found(application is not None, control.state(), fence))
 
 
-def _awake(container: Container, engine: Engine) -> Container:
+def _awake(container: Container) -> Container:
     """Let go what was held for it, and drop the image unless its pages are still being brought in."""
-    if container.record.id in engine.datapath.holds():
-        hold = container.pod.adopt(container.record.id, (), ())
-        hold.replay()
-        hold.close()
+    container.pod.abandon(container.record.id)
     if container.image is not None:
         container.drain = lazy.find(container.image)
         if container.drain is None:
@@ -118,7 +115,7 @@ def _asleep(container: Container, engine: Engine) -> Container:
     image = container.image
     if image is None:
         raise errors.ImageError("asleep without an image")
-    held = images.held_of(image)
+    held = image.manifest.held
     container.ports = held.ports
     container.hold = container.pod.adopt(container.record.id, held.ports, held.connections)
     engine.execs.hold(container.record.id, container.record.pid)

@@ -7,6 +7,7 @@ import time
 from checkpointer import cgroups, containers, images, lazy, lifecycle, processes, supervisor
 from redirector import datapath
 from redirector.endpoints import Port
+from redirector.hold import Hold
 
 
 @dataclasses.dataclass(slots=True)
@@ -46,7 +47,7 @@ class Container:
     life: lifecycle.Life = dataclasses.field(default_factory=lifecycle.Life)
     since: float = dataclasses.field(default_factory=time.time)
     active: float = dataclasses.field(default_factory=time.monotonic)
-    hold: datapath.Hold | None = None
+    hold: Hold | None = None
     image: images.Image | None = None
     drain: lazy.Drain | None = None
     times: Times = dataclasses.field(default_factory=Times)
@@ -64,7 +65,11 @@ class Container:
     def sessions(self) -> list[int]:
         """Processes in the container that are not the application's: those of kubectl exec."""
         tree = set(processes.tree(self.record.pid))
-        return [pid for pid in cgroups.of(self.record.pid).processes() if pid not in tree]
+        group = cgroups.of(self.record.pid).controller("pids")
+        if group is None:
+            return []
+        inside = map(int, (group / "cgroup.procs").read_text().split())
+        return [pid for pid in inside if pid not in tree]
 
     def fail(self) -> None:
         """Have the supervisor end with 71, so that the kubelet restarts the container."""

@@ -54,7 +54,7 @@ class Record:
 
     def alive(self) -> bool:
         """Whether the very process that was recorded still exists."""
-        return self.pid > 0 and processes.start_time(self.pid) == self.start_time
+        return self.pid > 0 and processes.alive(self.pid, self.start_time)
 
 
 class Records:

@@ -162,7 +162,7 @@ class ExecWatch:
         with self._lock:
             watched = self._by_mount_ns.get(mount_ns)
         # A task blocked here cannot be seized by criu, so the tree's own programs are let through at once.
-        if watched is None or processes.descends(event.pid, watched.supervisor):
+        if watched is None or _descends(event.pid, watched.supervisor):
             return None
         with self._lock:
             if not watched.held:
@@ -183,6 +183,16 @@ class ExecWatch:
             log.debug("execwatch.unanswered", extra={"error": str(error)})  # the waiter was killed
         finally:
             os.close(fd)
+
+
+def _descends(pid: int, ancestor: int) -> bool:
+    """Whether a process is below another; what has ended descends from nobody."""
+    try:
+        while pid > 1 and pid != ancestor:
+            pid = processes.parent(pid)
+    except ProcessLookupError:
+        return False
+    return pid == ancestor
 
 
 def mount_points(mountinfo: str) -> list[bytes]:

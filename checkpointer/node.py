@@ -66,7 +66,9 @@ class Node:
                 self._know(record)
             else:
                 self._records.drop(record.id)
-                self.engine.datapath.forget(record.sandbox_id)
+        pods = {record.sandbox_id for record in self._known.values()}
+        for sandbox_id in set(self.engine.datapath.sandboxes()) - pods:
+            self.engine.datapath.forget(sandbox_id)
         await asyncio.gather(*self._adopting.values())
         self.engine.store.gc(set(self._known))
 
@@ -86,6 +88,10 @@ class Node:
                 self._records.drop(container_id)
 
     def _reported(self, message: Any) -> None:
+        try:
+            start_time = processes.start_time(message.pid) if message.managed else 0
+        except ProcessLookupError:
+            return  # it has ended meanwhile; that is on its way to us
         record = containers.Record(
             id=message.id,
             sandbox_id=message.sandbox_id,
@@ -94,7 +100,7 @@ class Node:
             uid=message.uid,
             name=message.name,
             pid=message.pid if message.managed else 0,
-            start_time=(processes.start_time(message.pid) or 0) if message.managed else 0,
+            start_time=start_time,
             reason="" if message.managed else message.reason,
             scaledown=message.scaledown,
         )

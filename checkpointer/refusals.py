@@ -82,6 +82,13 @@ def reason(tree: Iterable[Process]) -> str:
     return ""
 
 
+def _tracer(status: str) -> int:
+    """The pid after TracerPid in the text of /proc/PID/status."""
+    return next(
+        int(line.split()[1]) for line in status.splitlines() if line.startswith("TracerPid:")
+    )
+
+
 def _links(directory: Path) -> Iterator[str]:
     for name in os.listdir(directory):  # noqa: PTH208 - names, not paths: this runs for thousands of descriptors
         try:

@@ -21,7 +21,7 @@ def services(node: Node) -> server.Services:
     async def status(_request: Any, _: server.Context) -> Any:
         return api.m.Status(
             version=version(),
-            criu=node.engine.zygotes.version,
+            criu=node.engine.zygotes.bundle.version,
             plugin=node.plugin_connected(),
             since=node.since,
             counts=node.counts(),

@@ -26,20 +26,9 @@ class Settings:
     pin_root: Path = Path("/sys/fs/bpf/zeropod")
     """Where programs and maps are pinned, so that packets stay held while the daemon is away."""
 
-    lazy_above: int = 64 << 20
-    """Bytes of page image above which a restore is lazy: below, starting the page daemon costs more than the copying
-    it saves (`dev/bench wake` prints both)."""
-
     workers: int = 32
     """Threads for checkpoints, restores and looks at /proc; they wait for criu and the kernel most of the time, so
     more than the cores. A thundering herd beyond it queues."""
-
-    dump_timeout: float = 60.0
-    """Seconds after which a criu that takes a checkpoint is killed and the application let go on."""
-
-    restore_timeout: float = 60.0
-    """Seconds after which a restore is killed and tried again: criu can hang for ever with half a tree (seen when an
-    AppArmor profile was unloaded)."""
 
     log_format: str = "text"
     """`text` for people, `json` for programs."""

@@ -7,11 +7,13 @@ goes wrong before the commit, the application runs on with its connections, and 
 
 import logging
 import time
+from typing import Any
 
 from checkpointer import dump, errors, processes, refusals
 from checkpointer.container import Container
 from checkpointer.engine import Engine
-from redirector import datapath, sockets
+from redirector import sockets
+from redirector.hold import Hold
 
 log = logging.getLogger(__name__)
 
@@ -62,36 +64,31 @@ def _refuse(container: Container) -> None:
     tree = processes.tree(application)
     if why := refusals.reason(refusals.read(tree)):
         raise errors.Refused(why)
-    container.ports = sockets.listening(sockets.table(application), processes.socket_inodes(tree))
+    container.ports = frozenset(
+        sockets.listening(sockets.table(application), processes.socket_inodes(tree))
+    )
     if not container.ports:
         raise errors.Refused("it listens on no port, so that no packet could wake it")
 
 
-def _dump(
-    container: Container, engine: Engine, hold: datapath.Hold, started: float
-) -> dump.DumpResult:
+def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> dump.DumpResult:
     application = container.supervisor.application() or 0
     hold.syns(container.ports)
     _drain(container, application)
-    hold.everything(_others(container, application))
+    own = processes.socket_inodes(processes.tree(application))
+    hold.everything(sockets.others(sockets.table(application), own))
     ready = time.perf_counter()
 
-    def frozen(snapshot: dump.Frozen) -> dict[str, object]:
+    def frozen(snapshot: dump.Frozen) -> dict[str, Any]:
         _check(container)
         if sockets.pending(sockets.table(application), container.ports):
             raise CalledOff("tcp-connect")
         hold.only(snapshot.held.ports, snapshot.held.connections)
         if wake := hold.receive():
             raise CalledOff(wake.kind)
-        return {"ports": sorted(str(port) for port in snapshot.held.ports)}
+        return {}
 
-    result = dump.dump(
-        engine.zygotes,
-        container.target,
-        engine.store,
-        frozen=frozen,
-        timeout=engine.settings.dump_timeout,
-    )
+    result = dump.dump(engine.zygotes, container.target, engine.store, frozen=frozen)
     phases = {"hold": 1e3 * (ready - started), **result.phases}
     phases.pop("total", None)
     container.times.sleep = phases
@@ -106,13 +103,6 @@ def _drain(container: Container, application: int) -> None:
         if time.monotonic() > deadline:
             raise CalledOff("tcp-connect")
         time.sleep(LOOK)
-
-
-def _others(container: Container, application: int) -> datapath.Others:
-    """Sockets of the pod that are not this container's: their packets pass during the dump."""
-    own = processes.socket_inodes(processes.tree(application))
-    table = [s for s in sockets.table(application) if s.inode and s.inode not in own]
-    return datapath.Others.of(table)
 
 
 def _check(container: Container) -> None:

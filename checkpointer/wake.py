@@ -5,9 +5,9 @@ removing the image) comes after the replay.
 """
 
 import logging
-import time
 
 from checkpointer import cgroups, errors, lazy, restore
+from checkpointer.clock import Clock
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 
@@ -30,24 +30,22 @@ def run(container: Container, engine: Engine) -> None:
     if image is None:
         raise errors.ImageError("there is no image to restore")
     clock = Clock()
-    if no_room := cgroups.room(container.target, image.manifest):
+    tasks, pages = image.manifest.tasks, image.manifest.pages_bytes
+    if no_room := cgroups.room(container.record.pid, pages, tasks):
         raise NoRoom(no_room)
-    clock.lap("room")
+    clock.phase("room")
     restored = restore.restore(
-        engine.zygotes,
-        container.target,
-        image,
-        lazy=image.manifest.pages_bytes > engine.settings.lazy_above,
-        timeout=engine.settings.restore_timeout,
+        engine.zygotes, container.target, image, lazy=lazy.worth(image.manifest)
     )
-    clock.lap("restore")
+    inside = dict(restored.phases)
+    inside.pop("total")
+    clock.phase("restore")
     restored.resume()
-    clock.lap("resume")
-    hold = container.hold
-    if hold is not None:
-        hold.replay()
-    clock.lap("replay")
-    container.times.wake = clock.phases
+    clock.phase("supervisor")
+    if container.hold is not None:
+        container.hold.replay()
+    clock.phase("replay")
+    container.times.wake = _phases(clock, inside)
     engine.execs.release(container.record.id)
     restored.settle()
     container.drain = restored.drain
@@ -70,7 +68,7 @@ def drained(container: Container, engine: Engine) -> bool:
     whole = drain.wait() is lazy.Drained.OK
     if not whole:
         log.error("drain.failed", extra={"remedy": "restoring eagerly from the same image"})
-        restored = lazy.retry(engine.zygotes, container.target, image, drain)
+        restored = restore.again(engine.zygotes, container.target, image, drain)
         restored.resume()
         restored.settle()
     container.drain = None
@@ -79,15 +77,9 @@ def drained(container: Container, engine: Engine) -> bool:
     return whole
 
 
-class Clock:
-    """Milliseconds between laps, by name; they add up to the time since the first."""
-
-    def __init__(self) -> None:
-        self.phases: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """End a phase."""
-        now = time.perf_counter()
-        self.phases[name] = 1e3 * (now - self._last)
-        self._last = now
+def _phases(clock: Clock, inside: dict[str, float]) -> dict[str, float]:
+    """The restore's own phases in the place of its sum; what they leave of it is `around`."""
+    phases = clock.phases()
+    phases.pop("total")
+    whole = phases.pop("restore")
+    return {**phases, **inside, "around": max(0.0, whole - sum(inside.values()))}
