@@ -6,6 +6,7 @@ Runs inside the node. Everything printed is measured; anything that is not as pr
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -142,8 +143,6 @@ def tell(what: str, took: float, awake_ms: float) -> None:
 
 def run_text(*words: str) -> str:
     """What the command prints for people."""
-    import subprocess
-
     return subprocess.run(
         ["zeropod", *words], capture_output=True, text=True, check=True
     ).stdout.strip()

@@ -1,0 +1,1 @@
+"""Numbers, measured side by side in one run; never asserted anywhere."""
