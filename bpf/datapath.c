@@ -19,22 +19,40 @@
 #include "maps.h"
 #include "packet.h"
 
+static __always_inline u32 tuple_of(struct packet *p, struct bpf_sock_tuple *tuple)
+{
+    if (p->v6) {
+        __builtin_memcpy(tuple->ipv6.saddr, p->source, 16);
+        __builtin_memcpy(tuple->ipv6.daddr, p->target, 16);
+        tuple->ipv6.sport = bpf_htons(p->sport);
+        tuple->ipv6.dport = bpf_htons(p->dport);
+        return sizeof(tuple->ipv6);
+    }
+    __builtin_memcpy(&tuple->ipv4.saddr, p->source + 12, 4);
+    __builtin_memcpy(&tuple->ipv4.daddr, p->target + 12, 4);
+    tuple->ipv4.sport = bpf_htons(p->sport);
+    tuple->ipv4.dport = bpf_htons(p->dport);
+    return sizeof(tuple->ipv4);
+}
+
+/* The socket of a segment, time-wait and half-open ones too, or NULL; to be released. */
 static __always_inline struct bpf_sock *tcp_socket(struct __sk_buff *skb, struct packet *p)
 {
     struct bpf_sock_tuple tuple = {};
+    u32 size = tuple_of(p, &tuple);
 
-    if (p->v6) {
-        __builtin_memcpy(tuple.ipv6.saddr, p->source, 16);
-        __builtin_memcpy(tuple.ipv6.daddr, p->target, 16);
-        tuple.ipv6.sport = bpf_htons(p->sport);
-        tuple.ipv6.dport = bpf_htons(p->dport);
-        return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
-    }
-    __builtin_memcpy(&tuple.ipv4.saddr, p->source + 12, 4);
-    __builtin_memcpy(&tuple.ipv4.daddr, p->target + 12, 4);
-    tuple.ipv4.sport = bpf_htons(p->sport);
-    tuple.ipv4.dport = bpf_htons(p->dport);
-    return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+    return bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+}
+
+static __always_inline int has_udp_socket(struct __sk_buff *skb, struct packet *p)
+{
+    struct bpf_sock_tuple tuple = {};
+    u32 size = tuple_of(p, &tuple);
+    struct bpf_sock *sk = bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+
+    if (sk)
+        bpf_sk_release(sk);
+    return !!sk;
 }
 
 /* A connection that somebody (a sibling, TIME_WAIT, a half-open accept) still answers. */
@@ -185,18 +203,22 @@ static __always_inline int divert(struct __sk_buff *skb, u32 id)
     return bpf_redirect(hold->tap, 0);
 }
 
-static __always_inline int is_refused(struct __sk_buff *skb, struct pod *pod, struct packet *p)
+/* What the kernel would answer with a reset or "port unreachable". */
+static __always_inline int is_refused(struct __sk_buff *skb, struct packet *p)
 {
     struct bpf_sock *sk;
+    int listens;
 
-    if (pod->quarantine < bpf_ktime_get_ns() || p->kind == LATER)
+    if (p->kind == LATER)
         return 0;
     if (p->proto == IPPROTO_UDP)
-        return 0;
+        return !has_udp_socket(skb, p);
     sk = tcp_socket(skb, p);
-    if (sk)
-        bpf_sk_release(sk);
-    return !sk;
+    if (!sk)
+        return 1;
+    listens = sk->state == BPF_TCP_LISTEN;
+    bpf_sk_release(sk);
+    return listens && !is_syn(p);
 }
 
 static __always_inline int ingress(struct __sk_buff *skb, int lo)
@@ -219,7 +241,7 @@ static __always_inline int ingress(struct __sk_buff *skb, int lo)
             if (verdict != TC_ACT_UNSPEC)
                 return verdict;
         }
-        if (pod && pod->quarantine && is_refused(skb, pod, &p))
+        if (pod && pod->quarantine && pod->quarantine > bpf_ktime_get_ns() && is_refused(skb, &p))
             return TC_ACT_SHOT;
     }
     note_in(skb, slot, &p);

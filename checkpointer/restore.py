@@ -131,6 +131,25 @@ def restore(
     return operation.run(lazy=lazy)
 
 
+def again(zygotes: Zygotes, target: Target, image: Image, drain: Drain) -> Restored:
+    """Restore once more from an image whose lazy pages cannot come in any more, this time eagerly.
+
+    The one legal second use of an image: the application blocked before it could read a wrong byte, and what it did
+    since its wake is lost. Its supervisor is told to expect the death.
+
+    Raises:
+        RestoreError: as `restore`.
+        SupervisorError: the container has ended.
+    """
+    supervisor = Supervisor(target.supervisor_pid)
+    if supervisor.state() is State.RUN:
+        supervisor.tell(Signal.ARM, State.ARMED)
+    kill_tree(target)
+    drain.abandon()
+    image.reopen()
+    return restore(zygotes, target, image)
+
+
 class _Restore:
     """One restore on its way."""
 
@@ -195,7 +214,7 @@ class _Restore:
         if worker.channel is None:
             raise CriuError("the worker has no channel", gone=True)
         request = criu.restore_request(keys, lazy=self._drain is not None)
-        criu.Session(worker.channel, self._deadline).call(request, self._asked)
+        criu.Session(worker.channel, worker.pidfd, self._deadline).call(request, self._asked)
         self._clock.phase("resume")
         if self._objection is not None:
             raise self._objection

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from bpf import pins
+from bpf import pins, syscall
 from bpf.maps import Iface, Maps
 from bpf.pins import Pins
 from redirector import filters, links, netns
@@ -42,19 +42,19 @@ _LO_SYSCTLS = ("net/ipv4/conf/lo/route_localnet", "net/ipv4/conf/lo/accept_local
 class Programs:
     """Descriptors of the pinned programs, as filters."""
 
-    def __init__(self, where: Pins) -> None:
+    def __init__(self, where: Pins, maps_id: int) -> None:
         self._fds = {name: where.program(name) for name in pins.PROGRAMS}
-        self.layout = where.maps.name.removeprefix("maps-")[:8]
+        self._maps_id = str(maps_id)
         self._build = where.programs.name.removeprefix("programs-")[:8]
 
     def filter(self, program: str, classid: int) -> Filter:
         """Return the filter that runs `program` for a slot or a hold."""
-        name = f"{filters.PREFIX}{program}:{self.layout}:{self._build}"
+        name = f"{filters.PREFIX}{program}:{self._maps_id}:{self._build}"
         return Filter(name, classid, self._fds[program])
 
     def is_foreign(self, found: Filter | None) -> bool:
-        """Tell whether a filter of ours works on maps of another layout than ours."""
-        return found is not None and found.name.split(":")[1:2] != [self.layout]
+        """Tell whether a filter of ours works on other maps, e.g. of an older layout."""
+        return found is not None and found.name.split(":")[1:2] != [self._maps_id]
 
 
 class Pod:
@@ -244,8 +244,9 @@ class Datapath:
     """All pods of the node."""
 
     def __init__(self, where: Pins, settings: Settings) -> None:
-        self._registry = Registry(Maps(where.map))
-        self._programs = Programs(where)
+        opened = Maps(where.map)
+        self._registry = Registry(opened)
+        self._programs = Programs(where, syscall.bpf_map_info(opened.holds.fd).id)
         self._settings = settings
         self._lock = threading.Lock()
         self._pods: dict[str, Pod] = {}

@@ -17,7 +17,7 @@ HANDLE = 0x7A50
 """Our handle within the priority, so that a replacement hits ours and nobody else's."""
 
 PREFIX = "zeropod_"
-"""Our filters are named zeropod_PROGRAM:LAYOUT:BUILD."""
+"""Our filters are named zeropod_PROGRAM:MAPS:BUILD, MAPS being the kernel's number of a map."""
 
 Direction = Literal["ingress", "egress"]
 _PARENTS: dict[Direction, int] = {

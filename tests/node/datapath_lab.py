@@ -1,0 +1,185 @@
+"""Two network namespaces joined by a cable, for tests of the datapath alone."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from redirector import netns
+from redirector.endpoints import Wake
+from redirector.hold import Hold
+
+T = TypeVar("T")
+
+POD = {socket.AF_INET: "10.231.0.2", socket.AF_INET6: "fd31::2"}
+CLIENT = {socket.AF_INET: "10.231.0.1", socket.AF_INET6: "fd31::1"}
+LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+FAMILIES = [socket.AF_INET, socket.AF_INET6]
+
+
+class Namespace:
+    """A network namespace that lives as long as a sleeping process in it."""
+
+    def __init__(self) -> None:
+        self.sockets: list[socket.socket] = []
+        self._process = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
+        self.pid = self._process.pid
+        ours = netns.inode(os.getpid())
+        until(lambda: netns.inode(self.pid) != ours)
+        self.shell("ip link set lo up")
+
+    def shell(self, command: str) -> str:
+        """Run a command in the namespace and return what it prints."""
+        args = ["nsenter", "-t", str(self.pid), "-n", "sh", "-ec", command]
+        return subprocess.run(args, check=True, capture_output=True, text=True).stdout
+
+    def run(self, function: Callable[[], T]) -> T:
+        """Call `function` in the namespace; sockets it makes stay there."""
+        return netns.run(self.pid, function)
+
+    def socket(self, family: int, kind: int, proto: int = 0) -> socket.socket:
+        """Return a socket of this namespace."""
+        made = self.run(lambda: socket.socket(family, kind, proto))
+        self.sockets.append(made)
+        return made
+
+    def close(self) -> None:
+        """End the namespace."""
+        self._process.kill()
+        self._process.wait()
+
+
+class Lab:
+    """A pod and a client, one hop apart."""
+
+    def __init__(self) -> None:
+        self.pod, self.client = Namespace(), Namespace()
+        self._accepted: list[socket.socket] = []
+        self.client.shell(f"ip link add cable type veth peer name eth0 netns {self.pod.pid}")
+        for space, link, addresses in ((self.client, "cable", CLIENT), (self.pod, "eth0", POD)):
+            space.shell(
+                f"ip addr add {addresses[socket.AF_INET]}/24 dev {link};"
+                f"ip addr add {addresses[socket.AF_INET6]}/64 dev {link} nodad;"
+                f"ip link set {link} up"
+            )
+        until(lambda: "LOWER_UP" in self.pod.shell("ip link show eth0"))
+
+    def serve(self, family: int, port: int = 0, address: str | None = None) -> socket.socket:
+        """Return a TCP listener in the pod."""
+        listener = self.pod.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address or ANY[family], port))
+        listener.listen(128)
+        listener.settimeout(5)
+        return listener
+
+    def datagrams(self, family: int) -> socket.socket:
+        """Return a UDP socket in the pod with room for a long queue."""
+        receiver = self.pod.socket(family, socket.SOCK_DGRAM)
+        receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+        receiver.bind((ANY[family], 0))
+        receiver.settimeout(5)
+        return receiver
+
+    def dial(self, listener: socket.socket, space: Namespace | None = None) -> socket.socket:
+        """Start to connect to a listener, without waiting for the answer."""
+        family = listener.family
+        caller = (space or self.client).socket(family, socket.SOCK_STREAM)
+        caller.setblocking(False)
+        caller.connect_ex((POD[family], port_of(listener)))
+        return caller
+
+    def accept(self, listener: socket.socket) -> socket.socket:
+        """Return the next connection of a listener."""
+        accepted, _ = listener.accept()
+        accepted.settimeout(5)
+        self._accepted.append(accepted)
+        return accepted
+
+    def hang_up(self) -> None:
+        """Close every socket, between two tests."""
+        for lists in (self._accepted, self.pod.sockets, self.client.sockets):
+            for sock in lists:
+                sock.close()
+            lists.clear()
+
+    def connect(self, listener: socket.socket) -> tuple[socket.socket, socket.socket]:
+        """Return a connection that is open: the client's end and the pod's."""
+        caller = self.dial(listener)
+        accepted = self.accept(listener)
+        caller.settimeout(5)
+        assert is_connected(caller)
+        return caller, accepted
+
+    def close(self) -> None:
+        """End both namespaces."""
+        self.pod.close()
+        self.client.close()
+
+
+def port_of(sock: socket.socket) -> int:
+    """Return a socket's own port."""
+    return int(sock.getsockname()[1])
+
+
+def until(condition: Callable[[], object], seconds: float = 5) -> None:
+    """Wait for a condition; fail when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.005)
+
+
+def is_readable(sock: socket.socket, seconds: float = 0.1) -> bool:
+    """Tell whether something arrives within `seconds`."""
+    return bool(select.select([sock], [], [], seconds)[0])
+
+
+def is_connected(caller: socket.socket, seconds: float = 5) -> bool:
+    """Tell whether a connect that was started succeeds; raise when it is refused."""
+    if not select.select([], [caller], [], seconds)[1]:
+        return False
+    error = caller.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
+    return True
+
+
+def wake_of(hold: Hold, seconds: float = 5) -> Wake | None:
+    """Return the next reason to wake, None when none comes within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        wake = hold.receive()
+        left = deadline - time.monotonic()
+        if wake is not None or left <= 0:
+            return wake
+        select.select([hold.fd], [], [], left)
+
+
+def until_queued(hold: Hold, frames: int) -> None:
+    """Wait until a hold has caught so many frames."""
+
+    def caught() -> bool:
+        hold.receive()
+        return hold.queued >= frames
+
+    until(caught)
+
+
+def vanish(sock: socket.socket) -> None:
+    """Close a TCP socket as criu's dump does: in repair mode, without a word to the peer."""
+    sock.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR, linux/tcp.h
+    sock.close()
+
+
+def sysctl(space: Namespace, name: str) -> str:
+    """Return a sysctl of a namespace."""
+    return space.run(lambda: Path("/proc/sys", name).read_text().strip())
