@@ -9,6 +9,7 @@ grpcio costs some 25 MB and 0.2 s, so it is imported by `connect`, in a thread.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -34,6 +35,9 @@ _OPTIONS = (
     # The spec of a container with many volumes exceeds nothing, but the default is 4 MB.
     ("grpc.max_receive_message_length", 64 << 20),
 )
+
+_NOBODY = "zeropod-nobody"
+"""An id that no container has: asked for only to connect."""
 
 # api/services/containers/v1/containers.proto of containerd; the same from 1.7 to 2.3.
 _api = messages.schema(
@@ -84,13 +88,14 @@ class Containers:
         self._channel: Any = None
 
     async def connect(self) -> None:
-        """Load grpc and open the channel; the connection itself comes with the first call.
+        """Load grpc and connect, so that the first container does not pay for it.
 
         Raises:
-            ContainersError: grpcio is not installed.
+            ContainersError: grpcio is not installed, or containerd does not answer.
         """
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._executor, self._open)
+        await self._call(0, _api.GetContainerRequest(id=_NOBODY), missing_ok=True)
 
     async def get(self, container_id: str) -> Record:
         """Return a container's record.
@@ -126,12 +131,14 @@ class Containers:
             self._channel.close()
         self._executor.shutdown(wait=False)
 
-    async def _call(self, which: int, request: messages.Message) -> Any:
+    async def _call(
+        self, which: int, request: messages.Message, *, missing_ok: bool = False
+    ) -> Any:
+        loop = asyncio.get_running_loop()
         if self._calls is None:
-            await self.connect()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._executor, self._exchange, which, request
-        )
+            await loop.run_in_executor(self._executor, self._open)
+        exchange = functools.partial(self._exchange, which, request, missing_ok=missing_ok)
+        return await loop.run_in_executor(self._executor, exchange)
 
     def _open(self) -> None:
         if self._calls is not None:
@@ -154,7 +161,7 @@ class Containers:
             method("Update", _api.UpdateContainerResponse),
         )
 
-    def _exchange(self, which: int, request: messages.Message) -> Any:
+    def _exchange(self, which: int, request: messages.Message, *, missing_ok: bool) -> Any:
         import grpc  # noqa: PLC0415 - loaded by now
 
         if self._calls is None:
@@ -164,6 +171,8 @@ class Containers:
                 request, timeout=TIMEOUT, wait_for_ready=True, metadata=self._metadata
             )
         except grpc.RpcError as error:
+            if missing_ok and error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
             code, details = error.code().name.lower(), error.details()
             problem = f"containerd at {self._socket}: {code}: {details}"
             raise ContainersError(problem) from error

@@ -16,6 +16,7 @@ _UNITS = {  # nanoseconds; time.ParseDuration takes both the micro sign and the 
 }
 _PIECE = re.compile(r"([0-9]*)(?:\.([0-9]*))?(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
 _LONGEST = 2**63 - 1  # a Go duration is an int64 of nanoseconds
+_LONGEST_TEXT = 200  # characters; an annotation may have 256 KiB
 
 
 def parse(text: str) -> float:
@@ -31,7 +32,7 @@ def parse(text: str) -> float:
         return 0.0
     total = 0
     position = 0
-    while position < len(rest):
+    while position < len(rest) <= _LONGEST_TEXT:
         piece = _PIECE.match(rest, position)
         if piece is None or not (piece[1] or piece[2]):
             break
@@ -40,8 +41,6 @@ def parse(text: str) -> float:
         total += int(piece[1] or "0") * unit + int(fraction or "0") * unit // 10 ** len(fraction)
         position = piece.end()
     if not rest or position < len(rest) or total > _LONGEST:
-        problem = (
-            f'{text!r} is no duration; write for example "30s", "5m" or "1h30m", "0" for never'
-        )
+        problem = f'{text[:80]!r} is no duration; write for example "30s", "5m" or "1h30m", "0" for never'
         raise ValueError(problem)
     return total / 10**9

@@ -50,11 +50,14 @@ class Plugin:
         known: registry.Registry,
         records: containers.Containers,
         fuse: breaker.Breaker,
+        *,
+        verify_timeout: float = VERIFY_TIMEOUT,
     ) -> None:
         self._config = config
         self._known = known
         self._records = records
         self._breaker = fuse
+        self._verify_timeout = verify_timeout
         self._lookup = lookup.Lookup()
         self._runtime = ""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -252,7 +255,7 @@ class Plugin:
 
     async def _verify(self, container_id: str, pid: int) -> None:
         """Wait until the process is the supervisor: only then is the container managed."""
-        deadline = time.monotonic() + VERIFY_TIMEOUT
+        deadline = time.monotonic() + self._verify_timeout
         interval = VERIFY_INTERVAL
         while not processes.is_supervisor(pid):
             if not processes.exists(pid):

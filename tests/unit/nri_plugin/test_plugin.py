@@ -1,0 +1,323 @@
+"""What the plugin does at each event, with a fake of containerd's records."""
+
+import asyncio
+import contextlib
+import copy
+import os
+import socket
+
+import pytest
+from fakes import nri_runtime, specs
+
+from nri_plugin import api, breaker, containers, injection, plugin, registry, settings, stub
+from ttrpc import errors, streams
+
+WANTED = {"zeropod.ctrox.dev/scaledown-duration": "5s"}
+
+
+class Records:
+    """containerd's Containers service, in memory."""
+
+    def __init__(self):
+        self.stored = {}
+        self.written = []
+        self.failure = None
+
+    async def connect(self):
+        pass
+
+    async def get(self, container_id):
+        if self.failure is not None:
+            raise self.failure
+        return self.stored[container_id]
+
+    async def put_spec(self, record, spec):
+        self.written.append((record.id, spec))
+
+    def close(self):
+        pass
+
+    def add(self, container_id, **process):
+        spec = copy.deepcopy(specs.ORDINARY)
+        spec["process"].update(process)
+        self.stored[container_id] = containers.Record(
+            container_id, "io.containerd.runc.v2", spec, "types.containerd.io/opencontainers"
+        )
+        return spec
+
+
+class Node:
+    """A plugin connected to a scripted runtime."""
+
+    def __init__(self, runtime, records, known, handlers):
+        self.runtime, self.records, self.known, self.plugin = runtime, records, known, handlers
+
+    async def event(self, name, container_id="c1", *, annotations=None, handler="", **fields):
+        fields.setdefault("name", "web")
+        pod = api.PodSandbox(
+            id="p1",
+            name="pod",
+            namespace="default",
+            uid="u1",
+            annotations=WANTED if annotations is None else annotations,
+            runtime_handler=handler,
+        )
+        container = api.Container(id=container_id, pod_sandbox_id="p1", **fields)
+        await self.runtime.call(name, api.EventRequest(pod=pod, container=container))
+
+    async def until(self, **fields):
+        async with asyncio.timeout(5):
+            while not all(getattr(self.known.get("c1"), k) == v for k, v in fields.items()):
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def node(tmp_path):
+    async with connected(tmp_path) as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def connected(tmp_path, *, runtime_name="containerd", pods=(), listed=(), **options):
+    (tmp_path / "init").write_text("")
+    (tmp_path / "init").chmod(0o755)
+    known, records = registry.Registry(), Records()
+    config = settings.Settings(container_dir=tmp_path)
+    handlers = plugin.Plugin(config, known, records, breaker.Breaker(), **options)
+    ours, theirs = socket.socketpair()
+    stream = streams.SocketStream(*await asyncio.open_connection(sock=theirs))
+    link = stub.Connection(stream, handlers, name="zeropod", index="90")
+    running = asyncio.create_task(link.run())
+    runtime = nri_runtime.Runtime(*await asyncio.open_connection(sock=ours))
+    stream, _ = await runtime.registration()
+    runtime.accept(stream)
+    configure = api.ConfigureRequest(runtime_name=runtime_name)
+    await runtime.call("Configure", configure, api.ConfigureResponse)
+    found = Node(runtime, records, known, handlers)
+    for container in listed:
+        records.add(container.id)
+    everything = api.SynchronizeRequest(pods=pods, containers=listed)
+    await runtime.call("Synchronize", everything, api.SynchronizeResponse)
+    yield found
+    await runtime.close()
+    running.cancel()
+    await asyncio.wait([running])
+    await handlers.close()
+
+
+async def test_a_wanted_container_gets_the_supervisor(node, tmp_path):
+    """The stored spec is replaced by the injected one; nothing is claimed before it is seen."""
+    spec = node.records.add("c1")
+    await node.event("PostCreateContainer", state=api.State.CREATED)
+    assert node.records.written == [("c1", injection.rewrite(spec, tmp_path))]
+    known = node.known.get("c1")
+    assert (known.injected, known.managed, known.reason) == (True, False, "")
+    assert (known.title, known.uid, known.sandbox_id) == ("default/pod/web", "u1", "p1")
+
+
+async def test_the_runtime_handler_is_enough(node):
+    """A pod of the runtime class zeropod needs no annotation."""
+    node.records.add("c1")
+    await node.event("PostCreateContainer", annotations={}, handler="zeropod")
+    assert node.records.written
+
+
+@pytest.mark.parametrize("event", ["PostCreateContainer", "StartContainer", "PostStartContainer"])
+async def test_an_unwanted_container_is_not_even_looked_at(node, event):
+    """No read, no write, no memory of it."""
+    await node.event(event, annotations={"app": "web"}, args=["/bin/missing"], env=["PATH=/bin"])
+    assert node.records.written == []
+    assert list(node.known) == []
+
+
+@pytest.mark.parametrize(
+    ("process", "annotations", "said"),
+    [
+        ({"capabilities": {"bounding": ["CAP_SYS_ADMIN"]}}, WANTED, "CAP_SYS_ADMIN"),
+        ({"terminal": True}, WANTED, "tty"),
+        ({}, {"zeropod.ctrox.dev/scaledown-duration": "soon"}, "'soon'"),
+        ({}, {"zeropod.ctrox.dev/nonsense": "1"}, "nonsense"),
+    ],
+)
+async def test_a_refused_container_stays_plain_with_a_reason(node, process, annotations, said):
+    """The spec is not written, and the daemon can say why."""
+    node.records.add("c1", **process)
+    await node.event("PostCreateContainer", annotations=annotations)
+    assert node.records.written == []
+    known = node.known.get("c1")
+    assert not known.injected
+    assert said in known.reason
+
+
+async def test_without_the_supervisors_file_nothing_is_written(node, tmp_path):
+    """A spec that names a missing file is a container that cannot start."""
+    node.records.add("c1")
+    (tmp_path / "init").unlink()
+    await node.event("PostCreateContainer")
+    assert node.records.written == []
+    assert "run the installer" in node.known.get("c1").reason
+
+
+async def test_another_runtime_than_containerd_is_left_alone(tmp_path):
+    """CRI-O has NRI, but not the API that changes a stored spec."""
+    async with connected(tmp_path, runtime_name="cri-o") as node:
+        await node.event("PostCreateContainer")
+        assert "cri-o" in node.known.get("c1").reason
+
+
+async def test_containerd_not_answering_means_plain(node):
+    """The reason has its words; the container's creation goes on."""
+    node.records.failure = containers.ContainersError("deadline_exceeded: Deadline Exceeded")
+    await node.event("PostCreateContainer")
+    assert "deadline_exceeded" in node.known.get("c1").reason
+
+
+async def test_a_second_instance_of_the_plugin_changes_nothing(node, tmp_path):
+    """In a rolling update two plugins see the same event; the supervisor goes in once."""
+    spec = node.records.add("c1")
+    record = node.records.stored["c1"]
+    injected = injection.rewrite(spec, tmp_path)
+    node.records.stored["c1"] = containers.Record("c1", record.runtime, injected, "")
+    await node.event("PostCreateContainer")
+    assert node.records.written == []
+    assert node.known.get("c1").injected
+
+
+INJECTED = {"annotations": {injection.MARK: "[]"}, "env": ["PATH=/bin:/usr/bin"]}
+
+
+def fields_of_injected(*args):
+    pod = {"args": injection.supervised(args), "state": api.State.CREATED}
+    return pod | {"env": INJECTED["env"]}
+
+
+async def start(node, *args, marked=True):
+    """StartContainer for this very process, as if it were runc init."""
+    fields = fields_of_injected(*args)
+    container = api.Container(
+        id="c1",
+        name="web",
+        pod_sandbox_id="p1",
+        pid=os.getpid(),
+        annotations=INJECTED["annotations"] if marked else {},
+        **fields,
+    )
+    pod = api.PodSandbox(id="p1", name="pod", uid="u1", annotations=WANTED)
+    await node.runtime.call("StartContainer", api.EventRequest(pod=pod, container=container))
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: enters a mount namespace")
+
+
+@needs_root
+async def test_a_missing_program_fails_the_start_as_it_would_without_us(node):
+    """The runtime's words, at StartContainer; a program that is there starts."""
+    with pytest.raises(errors.TtrpcError) as caught:
+        await start(node, "nonexist")
+    assert caught.value.message == (
+        'unable to start container process: exec: "nonexist": executable file not found in $PATH'
+    )
+    await start(node, "sh", "-c", "true")
+
+
+@needs_root
+async def test_a_plain_container_is_never_rejected(node):
+    """Whatever its args look like, without our mark the runtime has checked them itself."""
+    await start(node, "nonexist", marked=False)
+
+
+async def test_managed_is_what_proc_says(node):
+    """A stored spec proves nothing: this test's own process is no supervisor, so no claim."""
+    node.records.add("c1")
+    await node.event("PostCreateContainer")
+    await node.event("PostStartContainer", pid=os.getpid(), state=api.State.RUNNING)
+    await asyncio.sleep(0.05)
+    known = node.known.get("c1")
+    assert (known.managed, known.pid, known.state) == (False, os.getpid(), api.State.RUNNING)
+
+
+async def test_a_spec_that_came_too_late_is_told(tmp_path):
+    """The spec names the supervisor, the process never becomes it: plain, with a reason."""
+    async with connected(tmp_path, verify_timeout=0.02) as node:
+        node.records.add("c1")
+        await node.event("PostCreateContainer")
+        await node.event("PostStartContainer", pid=os.getpid(), state=api.State.RUNNING)
+        await node.until(managed=False, reason=plugin.RUNS_PLAIN)
+
+
+async def test_a_container_that_ends_at_once_is_not_called_plain(node):
+    """Its process is gone before it could be looked at: nothing is known, nothing is claimed."""
+    node.records.add("c1")
+    await node.event("PostCreateContainer")
+    await node.event("PostStartContainer", pid=2**22 + 1, state=api.State.RUNNING)
+    await asyncio.sleep(0.05)
+    assert node.known.get("c1").reason == ""
+
+
+async def test_stop_and_remove_are_taken_in(node):
+    """Dead has no pid, whatever the event says; removed is forgotten; unknown ids are fine."""
+    node.records.add("c1")
+    await node.event("PostCreateContainer")
+    await node.event("PostStartContainer", pid=os.getpid(), state=api.State.RUNNING)
+    await node.event("StopContainer", pid=os.getpid(), state=api.State.RUNNING)
+    known = node.known.get("c1")
+    assert (known.state, known.pid) == (api.State.STOPPED, 0)
+    await node.event("RemoveContainer")
+    await node.event("RemoveContainer")
+    await node.event("StopContainer", "never-heard-of")
+    assert list(node.known) == []
+
+
+async def test_a_short_life_makes_the_next_one_plain_and_the_one_after_managed(node):
+    """The breaker, through the events of three lives of one container of a pod."""
+    for container_id in ("c1", "c2", "c3"):
+        node.records.add(container_id)
+        await node.event("PostCreateContainer", container_id)
+        await node.event("StartContainer", container_id, args=["x"])
+        await node.event("StopContainer", container_id)
+    assert [written for written, _ in node.records.written] == ["c1", "c3"]
+    assert "its last life ended 0." in node.known.get("c2").reason
+
+
+async def test_a_pod_that_is_gone_is_forgotten(node):
+    """The breaker keeps nothing of a removed pod."""
+    node.records.add("c1")
+    await node.event("PostCreateContainer")
+    await node.event("StartContainer", args=["x"])
+    await node.event("StopContainer")
+    await node.event("RemovePodSandbox")
+    node.records.add("c2")
+    await node.event("PostCreateContainer", "c2")
+    assert node.known.get("c2").reason == ""
+
+
+async def test_a_restarted_plugin_learns_everything_from_synchronize(tmp_path):
+    """Wanted containers only; why one is plain is found out from its spec."""
+    pods = [
+        api.PodSandbox(id="p1", name="pod", namespace="ns", uid="u", annotations=WANTED),
+        api.PodSandbox(id="p2", name="other", namespace="ns", uid="v"),
+    ]
+    listed = [
+        api.Container(id="c1", pod_sandbox_id="p1", name="web", state=3, pid=os.getpid()),
+        api.Container(id="c2", pod_sandbox_id="p2", name="web", state=3, pid=os.getpid()),
+        api.Container(id="c3", pod_sandbox_id="unknown", name="web", state=3),
+    ]
+    async with connected(tmp_path, pods=pods, listed=listed) as node:
+        assert [container.id for container in node.known] == ["c1"]
+        await node.until(reason=plugin.CREATED_WITHOUT_US, managed=False)
+        assert node.records.written == []
+        await node.runtime.call("Synchronize", api.SynchronizeRequest(), api.SynchronizeResponse)
+        assert list(node.known) == []
+
+
+async def test_a_plain_container_found_at_start_has_its_own_reason(tmp_path):
+    """A container that would have been refused says so even after a restart of the plugin."""
+    pods = [api.PodSandbox(id="p1", name="pod", uid="u", annotations=WANTED)]
+    async with connected(tmp_path) as node:
+        node.records.add("c1", terminal=True)
+        listed = [api.Container(id="c1", pod_sandbox_id="p1", state=3, pid=os.getpid())]
+        everything = api.SynchronizeRequest(pods=pods, containers=listed)
+        await node.runtime.call("Synchronize", everything, api.SynchronizeResponse)
+        async with asyncio.timeout(5):
+            while "tty" not in node.known.get("c1").reason:
+                await asyncio.sleep(0.005)
