@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import select
 import socket
 import sys
 import time
@@ -23,6 +24,7 @@ _NETWORK_LOCK_SKIP = 3
 _GHOST_LIMIT = 64 << 20  # deleted files that are open; criu's default of 1 MiB refuses many
 _FREEZE_SECONDS = 10
 _WARNINGS = 2
+_BEAT = 5.0  # seconds
 _MAX_MESSAGE = 1 << 20
 _TELLING = re.compile(r"^\([\d.]+\)\s+(?:\d+: )?(Error|Warn)")
 _TOLD = 12
@@ -94,9 +96,27 @@ def check_request() -> Any:
 class Session:
     """The conversation with one worker; it ends when the socket is closed."""
 
-    def __init__(self, channel: socket.socket, deadline: float) -> None:
+    def __init__(
+        self,
+        channel: socket.socket,
+        pidfd: int,
+        deadline: float,
+        beat: Callable[[], None] | None = None,
+    ) -> None:
+        """Take over a worker's channel.
+
+        Args:
+            channel: The worker's rpc socket.
+            pidfd: The worker; its end is not always the end of the socket, which half-restored tasks may share.
+            deadline: Of the whole conversation, as time.monotonic().
+            beat: Called every few seconds while criu works.
+        """
         self._channel = channel
-        self._deadline = deadline  # time.monotonic()
+        self._deadline = deadline
+        self._beat = beat
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
+        self._poll.register(pidfd, select.POLLIN)
 
     def call(self, request: Any, notify: Notify) -> Any:
         """Send a request, answer the notifications, return the answer.
@@ -129,16 +149,23 @@ class Session:
             raise CriuError("criu ended without an answer", gone=True) from error
 
     def _receive(self) -> bytes:
-        self._channel.settimeout(max(self._deadline - time.monotonic(), 0.001))
+        while not self._event():
+            if time.monotonic() > self._deadline:
+                raise CriuError("criu did not answer in time", hung=True)
+            if self._beat is not None:
+                self._beat()
         try:
-            data = self._channel.recv(_MAX_MESSAGE)
-        except TimeoutError as error:
-            raise CriuError("criu did not answer in time", hung=True) from error
-        except ConnectionResetError:
+            data = self._channel.recv(_MAX_MESSAGE, socket.MSG_DONTWAIT)
+        except (BlockingIOError, ConnectionResetError):
             data = b""
         if not data:
             raise CriuError("criu ended without an answer", gone=True)
         return data
+
+    def _event(self) -> bool:
+        """Wait for a message or the end of criu; False when only time has passed."""
+        left = self._deadline - time.monotonic()
+        return bool(self._poll.poll(1000 * max(0.0, min(left, _BEAT))))
 
 
 def telling(log: Path) -> tuple[str, ...]:

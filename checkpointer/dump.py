@@ -166,7 +166,13 @@ class _Dump:
         if worker.channel is None:
             raise CriuError("the worker has no channel", gone=True)
         request = criu.dump_request(processes.vpid(self._application))
-        criu.Session(worker.channel, deadline).call(request, self._asked)
+        criu.Session(worker.channel, worker.pidfd, deadline, self._renew).call(
+            request, self._asked
+        )
+
+    def _renew(self) -> None:
+        """Keep the supervisor from going back to run: it would take criu's kill for the application's own end."""
+        self._supervisor.tell(Signal.ARM, State.ARMED)
 
     def _asked(self, script: str) -> bool:
         """Answer a notification; post-dump is the one that decides."""
@@ -186,7 +192,9 @@ class _Dump:
         found = held.read(self._staged.path)
         notes = self._frozen(Frozen(self._staged.path, found, self._pids))
         self._clock.phase("frozen")
+        self._renew()
         self._staged.commit(self._manifest(found, notes))
+        self._renew()  # with a slow disk the lease may be over
 
     def _manifest(self, found: Held, notes: dict[str, Any]) -> Manifest:
         supervisor = self._target.supervisor_pid

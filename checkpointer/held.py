@@ -13,27 +13,12 @@ import struct
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from checkpointer.errors import ImageError, Missing
+from redirector.endpoints import Connection, Port
 
 _LISTEN = 10  # net/tcp_states.h; criu stores the kernel's numbers
-
-
-class Port(NamedTuple):
-    """A port that the container serves."""
-
-    proto: str  # "tcp" or "udp"
-    number: int
-
-
-class Connection(NamedTuple):
-    """A TCP connection with at least one end in the container; addresses as text."""
-
-    local_ip: str
-    local_port: int
-    remote_ip: str
-    remote_port: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

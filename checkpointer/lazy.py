@@ -112,8 +112,19 @@ class Drain:
                 raise RestoreError("the page daemon did not start")
             time.sleep(_POLL)
 
-    def hold(self) -> int:
-        """Give the guardian duplicates of all userfaultfds that it does not have; return how many are held."""
+    def hold(self) -> None:
+        """Give the guardian duplicates of all userfaultfds that it does not have.
+
+        Raises:
+            RestoreError: the page daemon or the guardian is gone before its time.
+        """
+        try:
+            self._hold()
+        except OSError as error:
+            if self.state() is not Drained.OK:  # little memory is in place before we look
+                raise RestoreError("the page daemon ended early") from error
+
+    def _hold(self) -> None:
         pidfd = os.pidfd_open(self.pid)
         copies: list[int] = []
         try:
@@ -127,7 +138,6 @@ class Drain:
             os.close(pidfd)
             for copy in copies:
                 os.close(copy)
-        return len(self._held)
 
     def _send(self, fds: list[int]) -> None:
         if self._guardian is None:
@@ -168,7 +178,7 @@ class Drain:
                 if select.select([pidfd], [], [], _LOOK)[0]:
                     break
                 if self._guardian is not None:
-                    with contextlib.suppress(ProcessLookupError, OSError):
+                    with contextlib.suppress(RestoreError):
                         self.hold()
                 if deadline is not None and time.monotonic() > deadline:
                     return Drained.RUNNING

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from checkpointer.errors import ImageError
-from checkpointer.held import Connection, Held, Port
+from checkpointer.held import Held
 from checkpointer.processes import Security, Tuning
+from redirector.endpoints import Connection, Port
 
 NAME = "zeropod.json"
 VERSION = 1

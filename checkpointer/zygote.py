@@ -487,7 +487,9 @@ def _spring(zygote: Zygote, trap: int, scratch: Path) -> None:
         with zygote.worker(image, mount_namespace=trap) as worker:
             if worker.channel is None:
                 raise ZygoteError("the zygote's self-test has no channel")
-            session = criu.Session(worker.channel, time.monotonic() + _SELF_TEST_SECONDS)
+            session = criu.Session(
+                worker.channel, worker.pidfd, time.monotonic() + _SELF_TEST_SECONDS
+            )
             try:
                 session.call(criu.check_request(), _agree)
             except CriuError as error:
