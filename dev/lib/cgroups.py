@@ -1,7 +1,8 @@
-"""The node's cgroups, seen from the host: one in every hierarchy, below the one we are in."""
+"""The node's cgroups, seen from the host: one in every hierarchy of cgroup v1, or the one of v2."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -10,10 +11,15 @@ from typing import Dict, List
 
 from dev.lib.errors import DevError
 
+log = logging.getLogger("dev")
+
 ROOT = Path("/sys/fs/cgroup")
 
 #: Processes started by `dev/node exec` and the node's PID 1. On cgroup v2 only leaves may hold any.
 LEAF = "init"
+
+#: What pods' limits need.
+CONTROLLERS = ("cpu", "memory", "pids")
 
 
 def plan(name: str) -> List[Path]:
@@ -24,7 +30,10 @@ def plan(name: str) -> List[Path]:
         _, controllers, path = line.split(":", 2)
         mount = mounts.get(controllers.replace("name=", ""))
         if mount:
-            found.append(Path(mount + path.rstrip("/")) / ("zeropod-dev-" + name))
+            above = Path(mount + path.rstrip("/"))
+            if _unified():
+                above = _passing_on(above, Path(mount))
+            found.append(above / ("zeropod-dev-" + name))
     if not found:
         raise DevError("no cgroup hierarchy is mounted below %s" % ROOT)
     return found
@@ -33,21 +42,46 @@ def plan(name: str) -> List[Path]:
 def create(paths: List[Path]) -> None:
     """Makes them usable: v1's cpuset filled in, v2's controllers passed down."""
     for path in paths:
+        if _unified():
+            _pass_on(path.parent)
         path.mkdir(exist_ok=True)
         fill_cpuset(path)
-        available = path.parent / "cgroup.controllers"
-        if len(paths) == 1 and available.exists():
-            for controller in available.read_text(encoding="ascii").split():
-                try:
-                    (path.parent / "cgroup.subtree_control").write_text(
-                        "+" + controller, encoding="ascii"
-                    )
-                except OSError:
-                    # Our own cgroup holds processes and is not the root: nothing can be passed
-                    # down. The node works, its containers have no limits of that kind.
-                    continue
         (path / LEAF).mkdir(exist_ok=True)
         fill_cpuset(path / LEAF)
+
+
+def _unified() -> bool:
+    return (ROOT / "cgroup.controllers").exists()
+
+
+def _passing_on(own: Path, root: Path) -> Path:
+    """The nearest cgroup v2 above us whose children have what containers need.
+
+    Ours will not do: a cgroup with processes in it passes no controller down, unless it is the root.
+    """
+    for place in (own, *own.parents):
+        if set(CONTROLLERS) <= set(_words(place / "cgroup.subtree_control")):
+            return place
+        if place == root:
+            break
+    return root
+
+
+def _pass_on(place: Path) -> None:
+    lacking = set(CONTROLLERS) - set(_words(place / "cgroup.subtree_control"))
+    for controller in sorted(lacking & set(_words(place / "cgroup.controllers"))):
+        try:
+            (place / "cgroup.subtree_control").write_text("+" + controller, encoding="ascii")
+        except OSError as error:
+            # In a container whose root cgroup holds processes there is no way to have it.
+            log.warning("no %s limits for pods: %s", controller, error)
+
+
+def _words(path: Path) -> List[str]:
+    try:
+        return path.read_text(encoding="ascii").split()
+    except OSError:
+        return []
 
 
 def fill_cpuset(path: Path) -> None:
