@@ -51,11 +51,12 @@ class Row:
 
 PING = b"RANDOMKEY\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
+REDIS = ("redis-server", "--protected-mode", "no", "--save", "", "--enable-debug-command", "yes")
 FILL = b"DEBUG POPULATE 50000 key 64\r\n"
 FILL_500 = b"DEBUG POPULATE 500000 key 900\r\n"
 
 ROWS = (
-    Row("redis 14 MB", "localhost/redis:1", 6379, PING, prepare=FILL),
+    Row("redis 14 MB", "localhost/redis:1", 6379, PING, REDIS, FILL),
     Row("nginx", "localhost/nginx:1", 80, GET),
     Row("python http", "localhost/python:1", 8080, GET, command=("python3", "-c", PYTHON_SERVER)),
     Row(
@@ -66,7 +67,7 @@ ROWS = (
         prepare=FILL,
         resources={"cpu_quota": 10_000},
     ),
-    Row("redis 500 MB", "localhost/redis:1", 6379, PING, prepare=FILL_500),
+    Row("redis 500 MB", "localhost/redis:1", 6379, PING, REDIS, FILL_500),
 )
 
 

@@ -17,6 +17,7 @@ from dev.zeropod import reach, zeropod
 
 POD = "demo/shop"
 KEYS = 20_000
+REDIS = ["redis-server", "--protected-mode", "no", "--save", "", "--enable-debug-command", "yes"]
 BEGUN = time.monotonic()
 
 
@@ -26,8 +27,9 @@ def main() -> int:
     with cri.Pod(
         "shop", namespace="demo", annotations={"zeropod.ctrox.dev/scaledown-duration": "5s"}
     ) as pod:
-        redis = pod.run("localhost/redis:1")
+        redis = pod.run("localhost/redis:1", REDIS)
         born = redis.status()
+        cri.until(lambda: listens(pod.ip))
         kept = Client(pod.ip)
         kept.ask(f"DEBUG POPULATE {KEYS} key 64")
         kept.ask("SET cart apples")
@@ -93,6 +95,14 @@ class Client:
         if line.startswith("$"):
             line = self._file.read(int(line[1:]) + 2).decode().strip()
         return line.lstrip("+:")
+
+
+def listens(address: str) -> bool:
+    """Whether redis has started."""
+    try:
+        return Client(address).ask("PING") == "PONG"
+    except ConnectionRefusedError:
+        return False
 
 
 def memory(container: cri.Container) -> str:
