@@ -135,7 +135,7 @@ class Runtime:
             grpc.RpcError: what the runtime answered.
         """
         request, response = METHODS[method]
-        invoke = self.channel.unary_unary(
+        invoke: Any = self.channel.unary_unary(
             "/runtime.v1.RuntimeService/" + method,
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=getattr(V1, response).FromString,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import List
 
 from dev.lib import host
-from dev.lib.cache import Cache
+from dev.lib.cache import Cache, Input
 from dev.lib.errors import DevError
 from dev.lib.process import run
 
@@ -29,7 +29,7 @@ WHERE = "opt/zeropod/criu"
 
 def criu(cache: Cache) -> Path:
     """A layer with the bundle at /opt/zeropod/criu."""
-    inputs = [RECIPE, SUITE, host.architecture(), Path(__file__)]
+    inputs: List[Input] = [RECIPE, SUITE, host.architecture(), Path(__file__)]
     return cache.artefact("criu", inputs, lambda layer: make(layer / WHERE))
 
 

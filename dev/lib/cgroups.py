@@ -129,7 +129,7 @@ def _kill(path: Path) -> None:
 
 def _mounts() -> Dict[str, str]:
     """Mount points by hierarchy: a controller's set as /proc/self/cgroup spells it, "" for v2."""
-    found = {}  # type: Dict[str, str]
+    found: Dict[str, str] = {}
     for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
         _, where, kind, options = line.split()[:4]
         if not where.startswith(str(ROOT)):

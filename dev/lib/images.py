@@ -15,7 +15,7 @@ import posixpath
 import re
 import tarfile
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Sequence
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set
 
 from dev.lib import host, sandbox
 from dev.lib.cache import Cache
@@ -59,7 +59,7 @@ class Layer:
 
     def __init__(self, rootfs: Path) -> None:
         self.rootfs = rootfs
-        self.seen = set()  # type: Set[str]
+        self.seen: Set[str] = set()
         self.buffer = io.BytesIO()
         self.tar = tarfile.TarFile(fileobj=self.buffer, mode="w", format=tarfile.PAX_FORMAT)
 
@@ -162,7 +162,7 @@ def _compile(rootfs: Path, sources: Iterable[Path]) -> Dict[str, bytes]:
     packed = run(
         sandbox.command([rootfs], ["sh", "-ec", script], readonly={"/src": host.REPOSITORY})
     )
-    compiled = {}  # type: Dict[str, bytes]
+    compiled: Dict[str, bytes] = {}
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed))) as tar:
         for member in tar:
             stream = tar.extractfile(member)
@@ -225,16 +225,20 @@ def _programs(rootfs: Path, compiled: Dict[str, bytes]) -> bytes:
     return layer.bytes()
 
 
-def _write(path: Path, name: str, layers: Sequence[bytes], config: Dict[str, object]) -> None:
+def _write(path: Path, name: str, layers: Sequence[bytes], config: Mapping[str, object]) -> None:
     """One image as an OCI archive."""
-    blobs = {}  # type: Dict[str, bytes]
+    blobs: Dict[str, bytes] = {}
 
     def blob(
         kind: str, data: bytes, annotations: Optional[Dict[str, str]] = None
     ) -> Dict[str, object]:
         digest = hashlib.sha256(data).hexdigest()
         blobs[digest] = data
-        entry = {"mediaType": MEDIA + kind, "digest": "sha256:" + digest, "size": len(data)}  # type: Dict[str, object]
+        entry: Dict[str, object] = {
+            "mediaType": MEDIA + kind,
+            "digest": "sha256:" + digest,
+            "size": len(data),
+        }
         if annotations:
             entry["annotations"] = annotations
         return entry
