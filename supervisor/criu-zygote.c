@@ -61,7 +61,7 @@ enum {
 	EXIT_CONFIG = 78,
 	MOST_FDS = 48, // in one message
 	FIRST_INHERITED = 5,
-	OURS = 64, // our own descriptors are from here on; those below are for criu (5 + MOST_FDS < 64)
+	OURS = 64, // our own descriptors are from here on; those below are for criu (5 + MOST_FDS + 2 < 64)
 	MOST_CLIENTS = 64,
 };
 
@@ -578,10 +578,10 @@ static int host_pid(void)
 }
 
 // Puts criu's descriptors in their places and closes everything else, the zygote's sockets and all its clients included.
-static void arrange(const struct request *r, int connection)
+// Only the connection and the pidfd remain, as the returned number and the next.
+static int arrange(const struct request *r, int connection, int pidfd)
 {
-	unsigned next = FIRST_INHERITED;
-	int has_rpc = 0, has_directory = 0;
+	int next = FIRST_INHERITED, has_rpc = 0, has_directory = 0;
 
 	for (int i = 0; i < r->n; i++) {
 		int to;
@@ -591,7 +591,7 @@ static void arrange(const struct request *r, int connection)
 		else if (r->kinds[i] == 'd')
 			to = 4, has_directory = 1;
 		else if (r->kinds[i] == 'i')
-			to = (int)next++;
+			to = next++;
 		else
 			continue;
 		if (dup2(r->fds[i], to) < 0)
@@ -601,14 +601,15 @@ static void arrange(const struct request *r, int connection)
 		close(3);
 	if (!has_directory)
 		close(4);
-	close_range(next, OURS - 1, 0);
+	if (dup2(connection, next) < 0 || dup2(pidfd, next + 1) < 0 || close_range(next + 2, ~0U, 0) < 0)
+		fail(connection, STEP_DESCRIPTORS);
+	return next;
 }
 
 // Joins the container, but for the pid namespace, which it was born in.
 static void become_criu(const struct request *r, int connection, int guardian)
 {
 	int pid = host_pid(), pidfd;
-	unsigned next = FIRST_INHERITED;
 
 	prctl(PR_SET_NAME, "criu");
 	signal(SIGCHLD, SIG_DFL); // criu waits for its children
@@ -623,11 +624,10 @@ static void become_criu(const struct request *r, int connection, int guardian)
 	pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
 	if (pidfd < 0)
 		fail(connection, STEP_PIDFD);
-	arrange(r, connection);
-	answer(connection, STEP_NONE, 0, pid, guardian, pidfd);
-	for (int i = 0; i < r->n; i++)
-		next += r->kinds[i] == 'i';
-	close_range(next, ~0U, 0);
+	connection = arrange(r, connection, pidfd);
+	answer(connection, STEP_NONE, 0, pid, guardian, connection + 1);
+	close(connection);
+	close(connection + 1);
 }
 
 // Creates the worker, born in the container's pid namespace: only children enter one, so we point ours there and back

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from supervisor.containers import Container
 
 SOURCES = Path(__file__).parents[2] / "supervisor"
@@ -40,6 +41,7 @@ def container(build: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[.
         before: str = "",
         through: Sequence[str] = (),
         definitions: str = "-DLEASE_SECONDS=1",
+        prepare: Callable[[Path], None] = lambda _: None,
         **popen: Any,
     ) -> Container:
         number = len(started)
@@ -49,8 +51,11 @@ def container(build: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[.
         (own / "init").write_bytes((build(definitions) / "zeropod-init").read_bytes())
         (own / "init").chmod(0o755)
         (own / "wake").touch(0o444)
+        prepare(own)
         for directory in (tmp_path, *tmp_path.parents[:3], own, root):
-            directory.chmod(directory.stat().st_mode | 0o011)  # a container's user has to reach its own root
+            directory.chmod(
+                directory.stat().st_mode | 0o011
+            )  # a container's user has to reach its own root
         one = Container(root, own, argv if raw else ("--", *argv), before, through, **popen)
         started.append(one)
         return one

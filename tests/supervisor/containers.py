@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ umount -l .
 cd /
 """
 
+
 def until(condition: Callable[[], object], seconds: float = 5) -> None:
     """Waits for a condition; fails with its name when it does not come."""
     deadline = time.monotonic() + seconds
@@ -52,19 +54,29 @@ class Container:
     """A running container: its PID 1 is the supervisor, or was to become it."""
 
     def __init__(
-        self, root: Path, own: Path, argv: Sequence[str], before: str, through: Sequence[str], **popen: Any
+        self,
+        root: Path,
+        own: Path,
+        argv: Sequence[str],
+        before: str,
+        through: Sequence[str],
+        **popen: Any,
     ) -> None:
         """Starts `through... /.zeropod/init argv...` in new namespaces after the shell lines of `before`."""
         script = f'{ASSEMBLE}\n{before}\nexec {shlex.join(through)} /.zeropod/init "$@"'
         self.wake = own / "wake"
         self._out = b""
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        streams = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "stdin": subprocess.DEVNULL,
+        }
         command = ["unshare", "-m", "-p", "-n", "--fork", "--kill-child", "sh", "-c", script, "sh"]
         self.process = subprocess.Popen(
             [*command, root, own, sys.base_prefix, *argv], **{**streams, **popen}
         )
 
-    @property
+    @cached_property
     def pid(self) -> int:
         """The supervisor's pid on the node."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
@@ -99,10 +111,14 @@ class Container:
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
         while b"\n" not in self._out:
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0, deadline - time.monotonic()))
+            ready, _, _ = select.select(
+                [self.process.stdout], [], [], max(0, deadline - time.monotonic())
+            )
             data = os.read(self.process.stdout.fileno(), 65536) if ready else b""
             if not data:
-                pytest.fail(f"no line: {'end of output' if ready else 'nothing came'}, so far {self._out!r}")
+                pytest.fail(
+                    f"no line: {'end of output' if ready else 'nothing came'}, so far {self._out!r}"
+                )
             self._out += data
         line, _, self._out = self._out.partition(b"\n")
         return line.decode()
@@ -130,7 +146,14 @@ def python(code: str) -> tuple[str, ...]:
     """The argv of a Python program."""
     lines = code.strip("\n").splitlines()
     indent = len(lines[0]) - len(lines[0].lstrip())
-    return (os.path.realpath(sys.executable), "-I", "-S", "-u", "-c", "\n".join(x[indent:] for x in lines))
+    return (
+        os.path.realpath(sys.executable),
+        "-I",
+        "-S",
+        "-u",
+        "-c",
+        "\n".join(x[indent:] for x in lines),
+    )
 
 
 # An application that waits for signals and prints the number of each, with its value if it was queued with one.
@@ -154,8 +177,16 @@ class Gate:
     def __init__(self, path: Path, what: int) -> None:
         """Marks the file, wherever it is mounted."""
         libc = ctypes.CDLL(None, use_errno=True)
-        libc.fanotify_mark.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p]
-        self._fd = libc.fanotify_init(0x4 | 0x1 | 0x2, os.O_RDONLY | os.O_CLOEXEC)  # CONTENT, CLOEXEC, NONBLOCK
+        libc.fanotify_mark.argtypes = [
+            ctypes.c_int,
+            ctypes.c_uint,
+            ctypes.c_uint64,
+            ctypes.c_int,
+            ctypes.c_char_p,
+        ]
+        self._fd = libc.fanotify_init(
+            0x4 | 0x1 | 0x2, os.O_RDONLY | os.O_CLOEXEC
+        )  # CONTENT, CLOEXEC, NONBLOCK
         if self._fd < 0 or libc.fanotify_mark(self._fd, 1, what, -100, bytes(path)) < 0:
             raise OSError(ctypes.get_errno(), "fanotify", str(path))
 
@@ -190,10 +221,20 @@ class Opens:
     def __init__(self, path: Path) -> None:
         """Watches the file system of a path, directories included."""
         libc = ctypes.CDLL(None, use_errno=True)
-        libc.fanotify_mark.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p]
-        self._fd = libc.fanotify_init(0x1 | 0x2, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # CLOEXEC, NONBLOCK
+        libc.fanotify_mark.argtypes = [
+            ctypes.c_int,
+            ctypes.c_uint,
+            ctypes.c_uint64,
+            ctypes.c_int,
+            ctypes.c_char_p,
+        ]
+        self._fd = libc.fanotify_init(
+            0x1 | 0x2, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        )  # CLOEXEC, NONBLOCK
         what = 0x20 | 0x40000000  # FAN_OPEN, FAN_ONDIR
-        if self._fd < 0 or libc.fanotify_mark(self._fd, 0x101, what, -100, bytes(path)) < 0:  # ADD, FILESYSTEM
+        if (
+            self._fd < 0 or libc.fanotify_mark(self._fd, 0x101, what, -100, bytes(path)) < 0
+        ):  # ADD, FILESYSTEM
             raise OSError(ctypes.get_errno(), "fanotify", str(path))
 
     def seen(self) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from supervisor.containers import ARM, ASLEEP, LISTENER, START, Container, Gate, python, until
 
 Start = Callable[..., Container]
@@ -60,7 +61,9 @@ def test_bad_arguments(container: Start, argv: list[str]) -> None:
 
 def test_not_process_one(build: Callable[..., Path]) -> None:
     """Started as any other process than 1 it refuses with 64."""
-    done = subprocess.run([build() / "zeropod-init", "--", "true"], capture_output=True, check=False)
+    done = subprocess.run(
+        [build() / "zeropod-init", "--", "true"], capture_output=True, check=False
+    )
     assert done.returncode == 64
     assert b"process 1" in done.stderr
 
@@ -84,9 +87,7 @@ def test_last_path_wins_and_is_searched_in_order(container: Start) -> None:
 
 
 def test_same_process_attributes(container: Start, tmp_path: Path) -> None:
-    """The application has argv, environment, directory, limits, mask and descriptors as given, a session of its own, default
-    signals, and is its children's reaper.
-    """
+    """The application gets what a container's process is given, a session of its own, and default signals."""
     code = """
         import ctypes, os, resource, signal, sys
         reaper = ctypes.c_int()
@@ -102,9 +103,24 @@ def test_same_process_attributes(container: Start, tmp_path: Path) -> None:
     given = tmp_path / "stdin"
     given.write_text("zero")
     # Ignored signals are inherited; Python itself ignores SIGPIPE (13) and SIGXFSZ (25).
-    through = ("sh", "-c", 'trap "" CHLD USR2 PIPE; cd /tmp; umask 27; ulimit -n 333; exec "$@"', "sh")
+    through = (
+        "sh",
+        "-c",
+        'trap "" CHLD USR2 PIPE; cd /tmp; umask 27; ulimit -n 333; exec "$@"',
+        "sh",
+    )
     with given.open() as stdin:
-        one = container(*python(code), "a", "", "b c", str(extra), through=through, stdin=stdin, pass_fds=[extra], env={**os.environ, "COLOUR": "blue"})
+        one = container(
+            *python(code),
+            "a",
+            "",
+            "b c",
+            str(extra),
+            through=through,
+            stdin=stdin,
+            pass_fds=[extra],
+            env={**os.environ, "COLOUR": "blue"},
+        )
     os.close(extra)
     assert one.line() == "['a', '', 'b c'] blue /tmp (333, 333) 0o27"
     assert one.line() == "1 True 1 set() [13, 25]"
@@ -125,7 +141,10 @@ def test_holds_nothing_but_stdio(container: Start) -> None:
 def test_a_signal_mask_is_passed_on(container: Start) -> None:
     """A mask that the runtime set is the application's too."""
     block = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [10, 45]); os.execvp(sys.argv[1], sys.argv[1:])"
-    one = container(*python("import signal; print(sorted(map(int, signal.pthread_sigmask(0, []))))"), through=python(block))
+    one = container(
+        *python("import signal; print(sorted(map(int, signal.pthread_sigmask(0, []))))"),
+        through=python(block),
+    )
     assert one.line() == "[10, 45]"
 
 
@@ -165,19 +184,24 @@ def test_sigcont_continues_a_stopped_application(container: Start) -> None:
     assert one.state == "run"
 
 
-def test_sigterm_before_the_application_is_up(container: Start, tmp_path: Path) -> None:
+def test_sigterm_before_the_application_is_up(container: Start) -> None:
     """SIGTERM sent while the application's program is still being executed ends the container with 143."""
-    program = tmp_path / "program"
-    program.write_bytes(Path("/bin/sleep").read_bytes())
-    program.chmod(0o755)
-    gate = Gate(program, Gate.EXECUTE)
-    one = container("/tmp/program", "100", before=f"touch tmp/program; mount --bind {program} tmp/program")
-    events = gate.wait(5)
+    gates = []
+
+    def prepare(own: Path) -> None:
+        program = own / "program"
+        program.write_bytes(Path("/bin/sleep").read_bytes())
+        program.chmod(0o755)
+        gates.append(Gate(program, Gate.EXECUTE))
+
+    one = container("/.zeropod/program", "100", prepare=prepare)
+    events = gates[0].wait(5)
     assert len(events) == 1
+    assert one.state == "init"
     os.kill(one.pid, signal.SIGTERM)
-    gate.answer(events[0], Gate.ALLOW)
+    gates[0].answer(events[0], Gate.ALLOW)
     assert one.end() == 128 + signal.SIGTERM
-    gate.close()
+    gates[0].close()
 
 
 def test_a_storm_of_orphans(container: Start) -> None:
@@ -240,7 +264,9 @@ def test_private_memory(container: Start) -> None:
 
 def _private(pid: int) -> int:
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return sum(int(kb) for kb in re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", text, re.MULTILINE))
+    return sum(
+        int(kb) for kb in re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", text, re.MULTILINE)
+    )
 
 
 HARDENED = (
@@ -251,11 +277,18 @@ HARDENED = (
 
 def test_hardened(container: Start) -> None:
     """As uid 1000 without any capability, with no_new_privs, a read-only root and no /proc: runs, forwards, goes to sleep."""
-    one = container(*python(LISTENER), before="umount /proc; mount -o remount,ro /", through=HARDENED)
+    one = container(
+        *python(LISTENER), before="umount /proc; mount -o remount,ro /", through=HARDENED
+    )
     assert one.line() == "ready"
     one.reach("run")
     status = Path(f"/proc/{one.children[0]}/status").read_text()
-    for fact in ("Uid:\t1000\t1000\t1000\t1000", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"):
+    for fact in (
+        "Uid:\t1000\t1000\t1000\t1000",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ):
         assert fact in status
     os.kill(one.pid, signal.SIGHUP)
     assert one.line() == str(int(signal.SIGHUP))

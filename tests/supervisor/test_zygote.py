@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import os
-import re
+import shutil
 import signal
 import socket
-import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from supervisor.containers import Container, Opens, python, until
-from supervisor.zygotes import LAZY, REQUEST, SWRK, Bundle, Worker, Zygote, call, ended, rpc, send_to_sleep, wake
+from supervisor.zygotes import (
+    LAZY,
+    REQUEST,
+    SWRK,
+    Answer,
+    Bundle,
+    Worker,
+    Zygote,
+    call,
+    ended,
+    rpc,
+    send_to_sleep,
+    wake,
+)
 
 Start = Callable[..., Container]
 
@@ -31,7 +44,12 @@ COUNTER = """
         kept.flush()
         print(number, hash(ballast), os.pread(kept.fileno(), 100, 0).decode())
 """
-STDIN_INSIDE = ("sh", "-c", 'exec "$@" </dev/null', "sh")  # a file of the node's own /dev cannot be found inside
+STDIN_INSIDE = (
+    "sh",
+    "-c",
+    'exec "$@" </dev/null',
+    "sh",
+)  # a file of the node's own /dev cannot be found inside
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +94,9 @@ def ask(one: Container) -> tuple[int, ...]:
     return tuple(int(x) for x in one.line().split())
 
 
-def test_round_trips_keep_memory_files_and_pipes(container: Start, zygote: Zygote, images: Path) -> None:
+def test_round_trips_keep_memory_files_and_pipes(
+    container: Start, zygote: Zygote, images: Path
+) -> None:
     """Over three sleeps memory, an open file and the output pipe are kept, under the same pid, as the supervisor's child."""
     one = container(*python(COUNTER), through=STDIN_INSIDE, definitions="")
     assert one.line() == "ready"
@@ -110,7 +130,9 @@ def test_death_between_restore_and_resume(container: Start, zygote: Zygote, imag
 
 def test_nothing_below_run_is_opened(container: Start, zygote: Zygote, images: Path) -> None:
     """A dump and a restore open nothing below the container's /run: a fifo in the cache's place hangs nobody."""
-    one = container(*python(COUNTER), before="mkfifo run/criu.kdat", through=STDIN_INSIDE, definitions="")
+    one = container(
+        *python(COUNTER), before="mkfifo run/criu.kdat", through=STDIN_INSIDE, definitions=""
+    )
     assert one.line() == "ready"
     one.reach("run")
     opens = Opens(Path(f"/proc/{one.pid}/root/run"))
@@ -144,9 +166,14 @@ def test_self_test_passes_and_fails(bundle: Bundle, tmp_path: Path) -> None:
     """The self-test succeeds with the bundle, and fails when another library is asked first."""
     environment = bundle.environment(CRIU_ZYGOTE_SELFTEST="1")
     assert subprocess.run(bundle.command(*SWRK), env=environment, check=False).returncode == 0
-    (tmp_path / "first.c").write_text("int creat64(const char *p, unsigned m) { return p[0] + (int)m; }\n")
+    (tmp_path / "first.c").write_text(
+        "int creat64(const char *p, unsigned m) { return p[0] + (int)m; }\n"
+    )
     first = tmp_path / "first.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-fno-builtin", "-w", "-o", first, tmp_path / "first.c"], check=True)
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-fno-builtin", "-w", "-o", first, tmp_path / "first.c"],
+        check=True,
+    )
     command = [f"{first}:{x}" if x == bundle.zygote else x for x in bundle.command(*SWRK)]
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert done.returncode == 70
@@ -188,23 +215,40 @@ def test_a_silent_client_delays_nobody(zygote: Zygote, images: Path) -> None:
     assert zygote.request(b"d", [os.open(images, os.O_RDONLY)]).step == 0
 
 
-def test_worker_keeps_nothing_of_the_zygote(container: Start, zygote: Zygote, images: Path) -> None:
-    """A waiting worker holds stdio, the rpc socket and the image directory, and is not dumpable, nor is the zygote."""
+def test_worker_keeps_nothing_of_the_zygote(
+    container: Start, zygote: Zygote, images: Path
+) -> None:
+    """A waiting worker holds stdio, the rpc socket and the image directory, and is in the container's namespaces."""
     one = container("sleep", "100")
     one.reach("run")
     silent = zygote.connect()
     worker = Worker(zygote, one, images)
     pid = worker.answer.pid
-    assert sorted(os.listdir(f"/proc/{pid}/fd"), key=int) == ["0", "1", "2", "3", "4"]
+    until(lambda: sorted(os.listdir(f"/proc/{pid}/fd"), key=int) == ["0", "1", "2", "3", "4"])
     assert os.readlink(f"/proc/{pid}/fd/4") == str(images)
     assert Path(f"/proc/{pid}/comm").read_text() == "criu\n"
     for space in ("mnt", "net", "pid"):
         assert os.readlink(f"/proc/{pid}/ns/{space}") == os.readlink(f"/proc/{one.pid}/ns/{space}")
-    for process in (pid, zygote.process.pid):
-        limits = Path(f"/proc/{process}/coredump_filter")
-        assert stat.S_IMODE(limits.stat().st_mode)
     worker.close()
     silent.close()
+
+
+def test_zygote_and_worker_are_not_dumpable(bundle: Bundle, tmp_path: Path) -> None:
+    """Root with the same capabilities, but for SYS_PTRACE, cannot reach their files through /proc."""
+    weaker = (shutil.which("setpriv") or "", "--bounding-set=-sys_ptrace")
+    one = Zygote(bundle, tmp_path / "weak.sock", prefix=weaker)
+    rpc_socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with rpc_socket, theirs, subprocess.Popen([*weaker, "sleep", "100"]) as other:
+        answer = one.request(b"r", [theirs.fileno()])
+        reached = {
+            pid: subprocess.run(
+                [*weaker, "readlink", f"/proc/{pid}/root"], capture_output=True, check=False
+            ).returncode
+            for pid in (other.pid, one.process.pid, answer.pid)
+        }
+        other.kill()
+    one.close()
+    assert reached == {other.pid: 0, one.process.pid: 1, answer.pid: 1}
 
 
 def test_worker_leaves_no_zombie(container: Start, zygote: Zygote, images: Path) -> None:
@@ -231,14 +275,58 @@ def test_a_dead_container_is_an_error(container: Start, zygote: Zygote, images: 
     assert zygote.request(b"d", [os.open(images, os.O_RDONLY)]).step == 0
 
 
-def test_guardian_writes_the_status_and_holds(lazy: Zygote, images: Path) -> None:
-    """A page daemon that is killed leaves its status in the image directory and a guardian that still holds descriptors."""
+@pytest.fixture
+def sleeping(container: Start, zygote: Zygote, images: Path) -> tuple[Container, int]:
+    """A counter that was asked once and sleeps, and the hash of its ballast."""
+    one = container(*python(COUNTER), through=STDIN_INSIDE, definitions="")
+    assert one.line() == "ready"
+    one.reach("run")
+    ballast = ask(one)[1]
+    send_to_sleep(zygote, one, images)
+    return one, ballast
+
+
+def serve_pages(lazy: Zygote, images: Path) -> Answer:
+    """Requests a page daemon for the images and waits until it listens."""
     directory = os.open(images, os.O_RDONLY | os.O_DIRECTORY)
     answer = lazy.request(b"d", [directory])
+    os.close(directory)
     assert answer.step == 0
+    until((images / "lazy-pages.socket").exists)
+    return answer
+
+
+def test_lazy_round_trip(
+    sleeping: tuple[Container, int], zygote: Zygote, lazy: Zygote, images: Path
+) -> None:
+    """Restored lazily the memory is the same; once it is drained the status is 0 and the guardian is gone."""
+    one, ballast = sleeping
+    pages = serve_pages(lazy, images)
+    wake(zygote, one, images, lazily=True)
+    assert ask(one) == (2, ballast, 1, 2)
+    assert ended(pages.pidfd)
+    until((images / "lazy.status").exists)
+    until(lambda: (images / "lazy.status").read_text() == "0\n")
+    assert pages.connection.recv(1) == b""
+    until(lambda: not Path(f"/proc/{pages.guardian}").exists())
+
+
+def test_guardian_writes_the_status_and_holds(
+    sleeping: object, lazy: Zygote, images: Path
+) -> None:
+    """A page daemon that is killed leaves its status in the image directory and a guardian that still holds descriptors."""
+    answer = serve_pages(lazy, images)
     assert Path(f"/proc/{answer.guardian}/comm").read_text() == "criu-guardian\n"
+    assert sorted(os.listdir(f"/proc/{answer.guardian}/fd"), key=int) == [
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+    ]
     read_end, write_end = os.pipe()
-    socket.send_fds(answer.connection, [b"hh"], [write_end, directory])
+    socket.send_fds(answer.connection, [b"hh"], [write_end, write_end])
     assert answer.connection.recv(1) == b"k"
     os.close(write_end)
     answer.connection.close()
@@ -251,11 +339,12 @@ def test_guardian_writes_the_status_and_holds(lazy: Zygote, images: Path) -> Non
     os.kill(answer.guardian, signal.SIGKILL)
     os.set_blocking(read_end, True)
     assert os.read(read_end, 1) == b""
+    os.close(read_end)
 
 
-def test_guardian_outlives_the_zygote(lazy: Zygote, images: Path) -> None:
+def test_guardian_outlives_the_zygote(sleeping: object, lazy: Zygote, images: Path) -> None:
     """When the zygote is killed the page daemon and its guardian go on."""
-    answer = lazy.request(b"d", [os.open(images, os.O_RDONLY | os.O_DIRECTORY)])
+    answer = serve_pages(lazy, images)
     lazy.close()
     assert not ended(answer.pidfd, 0.2)
     os.kill(answer.pid, signal.SIGKILL)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from pycriu import rpc_pb2 as rpc
+
 from supervisor.containers import ARM, ASLEEP, RESUME, Container
 
 SWRK = ("swrk", "3")
@@ -32,7 +33,14 @@ class Bundle:
     def command(self, *argv: str) -> list[str | Path]:
         """The command line of criu, linked with the bundle's libraries only."""
         linker = [self.path / "ld.so", "--inhibit-cache", "--library-path", self.path / "lib"]
-        return [*linker, "--preload", self.zygote, self.path / "criu", "--no-default-config", *argv]
+        return [
+            *linker,
+            "--preload",
+            self.zygote,
+            self.path / "criu",
+            "--no-default-config",
+            *argv,
+        ]
 
     def environment(self, **more: str) -> dict[str, str]:
         """What criu may see of the node."""
@@ -54,7 +62,14 @@ class Answer:
 class Zygote:
     """A running zygote and the socket where it listens."""
 
-    def __init__(self, bundle: Bundle, path: Path, argv: Sequence[str] = SWRK, **environment: str) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        path: Path,
+        argv: Sequence[str] = SWRK,
+        prefix: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
         """Starts it; it serves as soon as it has linked and tested itself."""
         self._path = str(path)
         self._connections: list[socket.socket] = []
@@ -63,7 +78,12 @@ class Zygote:
             listening.listen(64)
             fd = listening.fileno()
             environment = bundle.environment(CRIU_ZYGOTE_FD=str(fd), **environment)
-            self.process = subprocess.Popen(bundle.command(*argv), env=environment, pass_fds=[fd], start_new_session=True)
+            self.process = subprocess.Popen(
+                [*prefix, *bundle.command(*argv)],
+                env=environment,
+                pass_fds=[fd],
+                start_new_session=True,
+            )
 
     def connect(self) -> socket.socket:
         """A connection that has said nothing yet."""
@@ -124,12 +144,17 @@ def options(request: Any, log: str) -> None:
 class Worker:
     """A criu inside a container, with its rpc socket."""
 
-    def __init__(self, zygote: Zygote, one: Container, images: Path, inherited: Sequence[int] = ()) -> None:
+    def __init__(
+        self, zygote: Zygote, one: Container, images: Path, inherited: Sequence[int] = ()
+    ) -> None:
         """Requests it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(20)
         directory = os.open(images, os.O_RDONLY | os.O_DIRECTORY)
-        spaces = [os.open(f"/proc/{one.pid}/ns/{n}", os.O_RDONLY) for n in ("cgroup", "ipc", "uts", "net", "pid", "mnt")]
+        spaces = [
+            os.open(f"/proc/{one.pid}/ns/{n}", os.O_RDONLY)
+            for n in ("cgroup", "ipc", "uts", "net", "pid", "mnt")
+        ]
         kinds = b"rd" + b"n" * (len(spaces) - 1) + b"m" + b"i" * len(inherited)
         self.answer = zygote.request(kinds, [theirs.fileno(), directory, *spaces, *inherited])
         theirs.close()
@@ -150,7 +175,9 @@ def send_to_sleep(zygote: Zygote, one: Container, images: Path) -> None:
     status = Path(f"/proc/{app}/status").read_text()
     request = rpc.criu_req(type=rpc.DUMP)
     options(request, "dump.log")
-    request.opts.pid = int(next(x for x in status.splitlines() if x.startswith("NSpid:")).split()[-1])
+    request.opts.pid = int(
+        next(x for x in status.splitlines() if x.startswith("NSpid:")).split()[-1]
+    )
     one.order(ARM, "armed")
     worker = Worker(zygote, one, images)
     response = call(worker.channel, request)
@@ -159,10 +186,13 @@ def send_to_sleep(zygote: Zygote, one: Container, images: Path) -> None:
     one.order(ASLEEP, "asleep")
 
 
-def wake(zygote: Zygote, one: Container, images: Path, *, resume: bool = True) -> None:
+def wake(
+    zygote: Zygote, one: Container, images: Path, *, resume: bool = True, lazily: bool = False
+) -> None:
     """Restores the application, with the supervisor's pipes, and tells the supervisor."""
     request = rpc.criu_req(type=rpc.RESTORE)
     options(request, "restore.log")
+    request.opts.lazy_pages = lazily
     pipes = []
     for number in (1, 2):
         name = os.readlink(f"/proc/{one.pid}/fd/{number}")
