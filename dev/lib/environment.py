@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from dev.lib import bundle, containerd, host, images, rootfs, supervisor
 from dev.lib.cache import Cache
+from dev.lib.errors import DevError
+
+log = logging.getLogger("dev")
 
 
 @dataclass
@@ -43,13 +49,30 @@ def ensure(cache: Optional[Cache] = None) -> Environment:
     host.require_root()
     host.require_packages()
     cache = cache or Cache()
-    base = rootfs.base(cache)
-    project = rootfs.project(base)
-    return Environment(
-        cache=cache,
-        rootfs=base,
-        venv=rootfs.venv(cache, base, project),
-        criu=bundle.criu(cache),
-        supervisor=supervisor.layer(cache, base),
-        project=project,
-    )
+    # The bundle needs nothing of the tree: it is made meanwhile.
+    with ThreadPoolExecutor(1) as aside:
+        criu = aside.submit(bundle.criu, cache)
+        base = rootfs.base(cache)
+        project = rootfs.project(base)
+        return Environment(
+            cache=cache,
+            rootfs=base,
+            venv=rootfs.venv(cache, base, project),
+            criu=criu.result(),
+            supervisor=supervisor.layer(cache, base),
+            project=project,
+        )
+
+
+def prefetch(cache: Cache, variant: str) -> None:
+    """Begins to build a containerd while something else goes on; whoever needs it waits for it."""
+
+    def build() -> None:
+        try:
+            containerd.layer(cache, variant)
+        except DevError as error:
+            # Whoever needs it tries again and reports.
+            log.debug("%s", error)
+
+    if containerd.can_build():
+        threading.Thread(target=build, daemon=True).start()
