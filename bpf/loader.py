@@ -35,14 +35,14 @@ def _bcc() -> Any:
     return bcc
 
 
-def _merge(target: Path, *trees: Path) -> None:
+def merge(target: Path, *trees: Path) -> None:
     """Make `target` the union of `trees` by symlinks; the first tree wins."""
     target.mkdir()
     names = sorted({entry.name for tree in trees for entry in tree.iterdir()})
     for name in names:
         found = [tree / name for tree in trees if (tree / name).exists()]
         if len(found) > 1 and all(path.is_dir() for path in found):
-            _merge(target / name, *found)
+            merge(target / name, *found)
         else:
             (target / name).symlink_to(found[0])
 
@@ -69,7 +69,7 @@ def header_tree() -> Iterator[None]:
                 continue
             scratch = Path(tempfile.mkdtemp(prefix="zeropod-headers-"))
             try:
-                _merge(scratch / "tree", half, common)
+                merge(scratch / "tree", half, common)
                 os.environ["BCC_KERNEL_SOURCE"] = str(scratch / "tree")
                 yield
             finally:
