@@ -247,7 +247,11 @@ class Plugin:
         except containers.ContainersError as error:
             _log.debug("container.unreadable", extra={"id": container_id, "reason": str(error)})
             reason = ""
-        self._known.change(container_id, reason=reason or CREATED_WITHOUT_US)
+        reason = reason or CREATED_WITHOUT_US
+        found = self._known.change(container_id, reason=reason)
+        if found is not None:
+            fields = {"container": found.title, "id": found.id, "reason": reason}
+            _log.warning("container.unmanaged", extra=fields)
 
     def _refusal(self, record: containers.Record) -> str:
         network = processes.shares_host_network(record.spec)

@@ -108,11 +108,13 @@ def _network(spec: Spec, host: Host) -> str:
 
 def _processes(spec: Spec, _: Host) -> str:
     namespace = _namespace(spec, "pid")
-    if namespace is None:
-        return "it shares the host's processes (hostPID)"
-    if namespace.get("path"):
-        return "it shares its process namespace (shareProcessNamespace), so it has no PID 1 of its own"
-    return ""
+    # containerd names the host's namespace by path too, the sandbox's.
+    if namespace is not None and not namespace.get("path"):
+        return ""
+    return (
+        "it shares its process namespace (hostPID or shareProcessNamespace), "
+        "so it has no PID 1 of its own"
+    )
 
 
 def _users(spec: Spec, _: Host) -> str:

@@ -1,0 +1,430 @@
+"""Injection on a real containerd: what becomes PID 1, and what nobody can tell from before."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from dev import cri
+from nri_plugin import injection
+from ttrpc import messages
+
+WANTED = {"zeropod.ctrox.dev/scaledown-duration": "0"}
+SHELL = "localhost/busybox:1"
+FOREVER = ["sleep", "100000"]
+
+STORE = messages.schema(
+    "containerd.services.containers.v1",
+    {
+        "Timestamp": [(1, "seconds", "int64"), (2, "nanos", "int32")],
+        "Any": [(1, "type_url", "string"), (2, "value", "bytes")],
+        "Container": [
+            (1, "id", "string"),
+            (5, "spec", "Any"),
+            (8, "created_at", "Timestamp"),
+            (9, "updated_at", "Timestamp"),
+        ],
+        "GetContainerRequest": [(1, "id", "string")],
+        "GetContainerResponse": [(1, "container", "Container")],
+    },
+)
+
+
+class Plugin:
+    """The node's plugin process and what it has logged since the test began."""
+
+    LOG = Path("/var/log/node/plugin.log")
+    HOLD = Path("/run/node/hold/plugin")
+
+    def __init__(self) -> None:
+        self.mark = self.LOG.stat().st_size
+
+    def log(self) -> str:
+        """Text since the test began."""
+        with self.LOG.open("rb") as file:
+            file.seek(self.mark)
+            return file.read().decode()
+
+    def said(self, event: str, **fields: object) -> dict[str, str]:
+        """Wait for a line with this event and these fields, and return all its fields."""
+        found: list[dict[str, str]] = []
+
+        def there() -> bool:
+            for line in self.log().splitlines():
+                words = shlex.split(line)
+                if len(words) > 2 and words[2] == event:
+                    pairs = dict(word.split("=", 1) for word in words[3:])
+                    if all(pairs.get(key) == str(value) for key, value in fields.items()):
+                        found.append(pairs)
+            return bool(found)
+
+        cri.until(there, 15)
+        return found[-1]
+
+    def kill(self) -> None:
+        """SIGKILL; PID 1 of the node starts it again."""
+        os.kill(int(Path("/run/node/plugin.pid").read_text()), signal.SIGKILL)
+
+    def away(self) -> None:
+        """Kill it and keep it from being started."""
+        self.HOLD.touch()
+        pid = int(Path("/run/node/plugin.pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        cri.until(lambda: not Path(f"/proc/{pid}").exists(), 5)
+
+    def back(self) -> None:
+        """Let it be started again and wait until it is connected."""
+        self.mark = self.LOG.stat().st_size
+        self.HOLD.unlink(missing_ok=True)
+        self.said("nri.synchronized")
+
+
+@pytest.fixture
+def plugin() -> Iterator[Plugin]:
+    """The plugin, running again afterwards whatever the test does."""
+    running = Plugin()
+    yield running
+    if running.HOLD.exists():
+        running.back()
+
+
+@pytest.fixture
+def stored() -> Iterator[Callable[[cri.Container], Any]]:
+    """Returns containerd's record of a container."""
+    channel = grpc.insecure_channel(cri.SOCKET, options=[("grpc.default_authority", "localhost")])
+    get = channel.unary_unary(
+        "/containerd.services.containers.v1.Containers/Get",
+        request_serializer=messages.encode,
+        response_deserializer=STORE.GetContainerResponse.FromString,
+    )
+
+    def read(container: cri.Container) -> Any:
+        request = STORE.GetContainerRequest(id=container.id)
+        metadata = (("containerd-namespace", "k8s.io"),)
+        return get(request, metadata=metadata, timeout=10).container
+
+    yield read
+    channel.close()
+
+
+def executable(container: cri.Container) -> str:
+    """What PID 1 of a container executes."""
+    return os.readlink(f"/proc/{container.pid}/exe")
+
+
+def supervised(container: cri.Container) -> bool:
+    """Whether PID 1 is the supervisor."""
+    return executable(container) == "/.zeropod/init"
+
+
+def wait_for(container: cri.Container, text: str) -> None:
+    """Wait until a container has logged a text."""
+    cri.until(lambda: text in container.logs(), 10)
+
+
+def untouched(record: Any) -> bool:
+    """Whether a record is as containerd made it: never updated, and without a trace of us."""
+    return record.created_at == record.updated_at and b"zeropod/init" not in record.spec.value
+
+
+@pytest.mark.both
+def test_pid_1_is_the_supervisor(pods: Callable[..., cri.Pod], plugin: Plugin) -> None:
+    """The container runs, its first process is ours, the application is its child."""
+    container = pods(annotations=WANTED).run("localhost/redis:1")
+    plugin.said("container.managed", pid=container.pid)
+    assert supervised(container)
+    assert Path(f"/proc/{container.pid}/comm").read_text() == "zeropod:run\n"
+    children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
+    assert [Path(f"/proc/{pid}/comm").read_text() for pid in children] == ["redis-server\n"]
+    cri.until(lambda: container.exec(["redis-cli", "ping"]).out == "PONG\n", 10)
+
+
+@pytest.mark.both
+def test_the_runtime_handler_alone_is_enough(pods: Callable[..., cri.Pod], plugin: Plugin) -> None:
+    """A pod of the runtime class zeropod needs no annotation."""
+    container = pods(runtime_handler="zeropod").run(SHELL, FOREVER)
+    plugin.said("container.managed", pid=container.pid)
+    assert supervised(container)
+
+
+LOOK_AROUND = """
+tr "\\0" "|" < /proc/$$/cmdline; echo
+tr "\\0" "\\n" < /proc/$$/environ | sort
+pwd; id -u; id -g; id -G; readlink /proc/$$/exe; ulimit -a; umask
+grep -E "^(Sig(Blk|Ign)|Cap|NoNewPrivs|Seccomp|Groups)" /proc/$$/status
+ls /proc/$$/fd; cat /proc/$$/oom_score_adj; echo looked around $((40 + 2)) times
+exec sleep 100000
+"""
+
+
+@pytest.mark.both
+@pytest.mark.parametrize(
+    "security",
+    [
+        {},
+        {"run_as_user": 1000, "run_as_group": 1001, "supplemental_groups": [2000]},
+        {
+            "run_as_user": 1000,
+            "no_new_privs": True,
+            "drop_all": True,
+            "readonly_rootfs": True,
+        },
+    ],
+    ids=["root", "user", "hardened"],
+)
+def test_an_application_cannot_tell(
+    pods: Callable[..., cri.Pod], security: dict[str, Any]
+) -> None:
+    """Arguments, environment, directory, ids, capabilities, limits, signals and descriptors."""
+    seen = []
+    for wish in ({}, WANTED):
+        container = pods("twin", annotations=wish).run(
+            SHELL,
+            ["/bin/sh", "-c", LOOK_AROUND],
+            ["argv zero", "a b", "", "*"],
+            env={"NAME": "two words", "EMPTY": ""},
+            working_dir="/tmp",
+            security=security,
+        )
+        wait_for(container, "looked around 42 times")
+        assert supervised(container) is bool(wish)
+        seen.append(container.logs())
+    assert seen[0] == seen[1]
+    assert "/bin/sh|-c|" in seen[0]
+
+
+@pytest.mark.both
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("exit 0", 0),
+        ("exit 3", 3),
+        ("kill -9 $$", 137),
+        ("kill -11 $$", 139),
+        ("sleep 0.2; exit 70", 70),
+    ],
+)
+def test_exit_codes_are_true(pods: Callable[..., cri.Pod], script: str, code: int) -> None:
+    """The container ends with the application, with its status."""
+    container = pods(annotations=WANTED).run(SHELL, ["sh", "-c", script])
+    status = container.wait("exited")
+    assert (status.exit_code, status.reason) == (code, "Completed" if code == 0 else "Error")
+
+
+@pytest.mark.both
+def test_sigterm_reaches_the_application(pods: Callable[..., cri.Pod]) -> None:
+    """Its handler runs and its status is the container's, well within the grace period."""
+    script = "trap 'echo caught; exit 42' TERM; echo ready; while :; do sleep 0.1; done"
+    container = pods(annotations=WANTED).run(SHELL, ["sh", "-c", script])
+    wait_for(container, "ready")
+    started = time.monotonic()
+    assert container.stop(20).exit_code == 42
+    assert time.monotonic() - started < 10
+    assert "caught" in container.logs()
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("program", ["nonexist", "/no/such/program", "/etc/passwd", "/bin"])
+def test_a_missing_program_is_the_runtimes_error(
+    pods: Callable[..., cri.Pod], program: str
+) -> None:
+    """StartContainer fails with the same words and the same status as without us."""
+    told, states = [], []
+    for wish in ({}, WANTED):
+        container = pods(annotations=wish).create(SHELL, [program])
+        with pytest.raises(grpc.RpcError) as caught:
+            container.start()
+        found = re.search(
+            r"unable to start container process: (exec: .*?)(: unknown)?$", caught.value.details()
+        )
+        told.append(found and found[1])
+        status = container.status()
+        states.append((status.state, status.exit_code, status.reason))
+    assert told[0] == told[1]
+    assert program in str(told[1])
+    assert states == [("exited", 128, "StartError")] * 2
+
+
+@pytest.mark.both
+def test_an_unwanted_container_is_not_touched(
+    pods: Callable[..., cri.Pod], stored: Callable[[cri.Container], Any], plugin: Plugin
+) -> None:
+    """Its record was never written after containerd made it, and nothing of ours is in it."""
+    container = pods(annotations={"app": "web"}).run(SHELL, FOREVER)
+    assert untouched(stored(container))
+    assert not supervised(container)
+    assert "/.zeropod" not in Path(f"/proc/{container.pid}/mountinfo").read_text()
+    assert container.id not in plugin.log()
+
+
+@pytest.mark.both
+@pytest.mark.parametrize(
+    ("described", "run", "said"),
+    [
+        ({"privileged": True}, {"security": {"privileged": True}}, "privileged"),
+        ({}, {"security": {"add": ["SYS_PTRACE"]}}, "CAP_SYS_PTRACE"),
+        ({"host_network": True}, {}, "hostNetwork"),
+        ({"host_pid": True}, {}, "process namespace"),
+        ({"share_pid": True}, {}, "process namespace"),
+        ({}, {"tty": True}, "tty"),
+        ({"annotations": {"zeropod.ctrox.dev/scaledown-duration": "soon"}}, {}, "'soon'"),
+        ({"annotations": {"zeropod.ctrox.dev/nonsense": "1"}}, {}, "nonsense"),
+    ],
+    ids=["privileged", "capability", "network", "pid", "shared", "tty", "value", "key"],
+)
+def test_refused_containers_run_plain_and_say_why(
+    pods: Callable[..., cri.Pod],
+    stored: Callable[[cri.Container], Any],
+    plugin: Plugin,
+    described: dict[str, Any],
+    run: dict[str, Any],
+    said: str,
+) -> None:
+    """The container runs as if we were not there; its reason names what is in the way."""
+    container = pods(**{"annotations": WANTED, **described}).run(SHELL, FOREVER, **run)
+    assert said in plugin.said("container.unmanaged", id=container.id)["reason"]
+    assert not supervised(container)
+    assert untouched(stored(container))
+
+
+def test_the_stored_spec_differs_in_three_things_only(
+    pods: Callable[..., cri.Pod], stored: Callable[[cri.Container], Any]
+) -> None:
+    """Args, one mount, one annotation: undone, the record is the one of an unwanted twin."""
+    specs = []
+    for wish in ({}, WANTED):
+        pod = pods("twin", annotations=wish)
+        container = pod.create(SHELL, FOREVER)
+        text = stored(container).spec.value.decode()
+        for own in (container.id, pod.id, pod.uid):
+            text = text.replace(own, "OWN")
+        specs.append(json.loads(re.sub(r"/proc/\d+/ns", "/proc/N/ns", text)))
+    plain, injected = specs
+    assert injected["process"]["args"] == ["/.zeropod/init", "--", *FOREVER]
+    assert json.loads(injected["annotations"].pop(injection.MARK)) == FOREVER
+    assert injected["mounts"].pop()["destination"] == "/.zeropod"
+    injected["process"]["args"] = FOREVER
+    assert injected == plain
+
+
+def test_the_supervisors_directory_is_read_only(pods: Callable[..., cri.Pod]) -> None:
+    """Not even root in the container can change what other containers execute."""
+    container = pods(annotations=WANTED).run(SHELL, FOREVER)
+    for command in ("touch /.zeropod/new", "echo x > /.zeropod/init", "rm /.zeropod/wake"):
+        assert container.exec(["sh", "-c", command]).code != 0
+    assert container.exec(["mount", "-o", "remount,rw", "/.zeropod"]).code != 0
+
+
+def test_a_resource_update_keeps_the_supervisor(
+    pods: Callable[..., cri.Pod], stored: Callable[[cri.Container], Any]
+) -> None:
+    """CRI rewrites the stored spec itself; ours is what it starts from."""
+    container = pods(annotations=WANTED).create(SHELL, FOREVER)
+    container.update(memory=64 << 20)
+    assert injection.present(json.loads(stored(container).spec.value))
+    container.start()
+    assert supervised(container)
+    container.update(memory=96 << 20)
+    assert container.state == "running"
+
+
+def test_the_breaker_starts_the_next_life_plain(
+    pods: Callable[..., cri.Pod], stored: Callable[[cri.Container], Any], plugin: Plugin
+) -> None:
+    """A container that ended at once under the supervisor: plain, with a reason, then managed."""
+    pod = pods(annotations=WANTED)
+    for attempt, managed in enumerate([True, False, True]):
+        container = pod.create(SHELL, ["sh", "-c", "exit 1"], attempt=attempt)
+        assert injection.present(json.loads(stored(container).spec.value)) is managed
+        if not managed:
+            told = plugin.said("container.unmanaged", id=container.id)
+            assert "its last life ended" in told["reason"]
+            assert untouched(stored(container))
+        container.start()
+        container.wait("exited")
+        cri.until(lambda: plugin.log().count("container.stopped") > attempt, 10)  # noqa: B023
+        container.remove()
+
+
+@pytest.mark.both
+def test_a_killed_plugin_takes_up_where_it_was(
+    pods: Callable[..., cri.Pod], plugin: Plugin
+) -> None:
+    """Running containers stay managed, are found again, and new ones are injected again."""
+    pod = pods(annotations=WANTED)
+    before = pod.run(SHELL, FOREVER, name="before")
+    pid, started = before.pid, before.status().started_at
+    plugin.said("container.managed", pid=pid)
+    plugin.mark = plugin.LOG.stat().st_size
+    plugin.kill()
+    plugin.said("container.managed", pid=pid)
+    assert supervised(before)
+    assert (before.pid, before.status().started_at) == (pid, started)
+    after = pod.run(SHELL, FOREVER, name="after")
+    assert supervised(after)
+
+
+def test_a_plugin_killed_between_create_and_start_leaves_a_managed_container(
+    pods: Callable[..., cri.Pod], plugin: Plugin
+) -> None:
+    """What is stored is what starts; the plugin finds it when it is back."""
+    container = pods(annotations=WANTED).create(SHELL, FOREVER)
+    plugin.away()
+    container.start()
+    assert supervised(container)
+    plugin.back()
+    plugin.said("container.managed", pid=container.pid)
+
+
+def test_without_the_plugin_containers_are_plain_and_later_say_why(
+    pods: Callable[..., cri.Pod], stored: Callable[[cri.Container], Any], plugin: Plugin
+) -> None:
+    """Nothing waits for us; a plugin that comes later does not touch what it did not make."""
+    plugin.away()
+    container = pods(annotations=WANTED).run(SHELL, FOREVER)
+    plugin.back()
+    told = plugin.said("container.unmanaged", id=container.id)
+    assert "while the plugin was not connected" in told["reason"]
+    assert not supervised(container)
+    assert untouched(stored(container))
+
+
+@pytest.mark.both
+def test_a_restarted_containerd_is_found_again(
+    pods: Callable[..., cri.Pod], plugin: Plugin
+) -> None:
+    """The same process registers again; the first container after that is injected."""
+    pod = pods(annotations=WANTED)
+    before = pod.run(SHELL, FOREVER, name="before")
+    pid = before.pid
+    process = Path("/run/node/plugin.pid").read_text()
+    plugin.said("container.managed", pid=pid)
+    plugin.mark = plugin.LOG.stat().st_size
+    os.kill(int(Path("/run/node/containerd.pid").read_text()), signal.SIGKILL)
+    plugin.said("nri.synchronized", wanted=1)
+    assert before.pid == pid
+    assert supervised(before)
+    after = pod.run(SHELL, FOREVER, name="after")
+    assert supervised(after)
+    assert Path("/run/node/plugin.pid").read_text() == process
+
+
+def test_forty_containers_at_once(pods: Callable[..., cri.Pod], plugin: Plugin) -> None:
+    """Created and started as fast as containerd can: every one is managed, none is rejected."""
+    started = [pods(annotations=WANTED) for _ in range(4)]
+    containers = [
+        pod.run(SHELL, FOREVER, name=f"c{number}") for pod in started for number in range(10)
+    ]
+    assert all(supervised(container) for container in containers)
+    for container in containers:
+        plugin.said("container.managed", pid=container.pid)
