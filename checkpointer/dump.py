@@ -29,7 +29,8 @@ from checkpointer.images import Image, Staged, Store
 from checkpointer.manifest import Manifest
 from checkpointer.processes import Security, Tuning
 from checkpointer.supervisor import Signal, State, Supervisor, Target
-from checkpointer.zygote import Worker, Zygotes
+from checkpointer.worker import Worker
+from checkpointer.zygote import Zygotes
 
 _log = logging.getLogger(__name__)
 

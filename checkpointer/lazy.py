@@ -24,7 +24,8 @@ from checkpointer import processes
 from checkpointer.errors import RestoreError
 from checkpointer.images import Image
 from checkpointer.manifest import Manifest
-from checkpointer.zygote import Worker, Zygotes
+from checkpointer.worker import Worker
+from checkpointer.zygote import Zygotes
 
 _log = logging.getLogger(__name__)
 

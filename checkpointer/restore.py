@@ -21,7 +21,8 @@ from checkpointer.images import Fence, Image
 from checkpointer.lazy import Drain
 from checkpointer.processes import Security
 from checkpointer.supervisor import Signal, State, Supervisor, Target
-from checkpointer.zygote import Worker, Zygotes
+from checkpointer.worker import Worker
+from checkpointer.zygote import Zygotes
 
 _log = logging.getLogger(__name__)
 
