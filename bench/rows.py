@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from dev import cri
+from dev.zeropod import reach
 
 PYTHON_SERVER = """
 import http.server, json, socketserver
@@ -78,6 +79,7 @@ def start(row: Row, name: str) -> tuple[cri.Pod, cri.Container]:
     ).start()
     container = pod.run(row.image, row.command, resources=dict(row.resources))
     cri.until(lambda: answers(pod.ip, row), 60)
+    reach(f"bench/{name}", "RUNNING", 10)
     if row.prepare:
         with connect(pod.ip, row) as connection:
             connection.sendall(row.prepare)

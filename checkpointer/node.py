@@ -216,9 +216,9 @@ class Node:
             raise rpc.TtrpcError(
                 rpc.Code.FAILED_PRECONDITION, f"{record.title} is not managed: {reason}"
             )
-        life = actor.container.life
         wanted = State.ASLEEP if sleep else State.RUNNING
-        if life.state is not wanted:
+        # What is under way ends first: half a wake cannot be turned into a sleep.
+        if await actor.reach({State.ASLEEP, State.RUNNING}, timeout) is not wanted:
             actor.post(lifecycle.SleepAsked("asked") if sleep else lifecycle.WakeAsked("asked"))
             await actor.caught_up()
             await actor.reach({State.ASLEEP, State.RUNNING}, timeout)
