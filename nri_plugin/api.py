@@ -56,6 +56,7 @@ _messages = messages.schema(
             (6, "annotations", "map<string,string>"),
             (7, "runtime_handler", "string"),
         ],
+        "Mount": [(1, "destination", "string"), (3, "source", "string")],
         "Container": [
             (1, "id", "string"),
             (2, "pod_sandbox_id", "string"),
@@ -64,6 +65,7 @@ _messages = messages.schema(
             (6, "annotations", "map<string,string>"),
             (7, "args", "repeated string"),
             (8, "env", "repeated string"),
+            (9, "mounts", "repeated Mount"),
             (12, "pid", "uint32"),
         ],
     },
@@ -78,6 +80,7 @@ SynchronizeResponse: messages.MessageClass = _messages.SynchronizeResponse
 StateChangeEvent: messages.MessageClass = _messages.StateChangeEvent
 EventRequest: messages.MessageClass = _messages.EventRequest
 PodSandbox: messages.MessageClass = _messages.PodSandbox
+Mount: messages.MessageClass = _messages.Mount
 Container: messages.MessageClass = _messages.Container
 
 

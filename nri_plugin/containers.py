@@ -19,9 +19,8 @@ from typing import Any
 
 from ttrpc import messages
 
-TIMEOUT = 1.2
-"""Seconds for one exchange; two of them and our own work fit into NRI's 2 s only if containerd is
-well, and if it is not, the container starts without us."""
+TIMEOUT = 0.8
+"""Seconds for one exchange. Two of them and our own work have to fit into NRI's 2 s."""
 
 _SERVICE = "containerd.services.containers.v1"
 

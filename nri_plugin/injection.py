@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nri_plugin import refusals
@@ -18,9 +18,7 @@ from nri_plugin import refusals
 SUPERVISOR = f"{refusals.DESTINATION}/init"
 
 MARK = "injected.zeropod.ctrox.dev/args"
-"""Annotation of the spec with the original args as JSON. It tells our containers from those whose
-image merely happens to hold such a path: what a pod's owner writes does not get into the spec
-under this key."""
+"""Annotation of the spec with the original args as JSON."""
 
 
 def supervised(args: Sequence[str]) -> list[str]:
@@ -41,16 +39,34 @@ def rewrite(spec: refusals.Spec, container_dir: pathlib.Path) -> dict[str, Any]:
     return changed
 
 
-def original(args: Sequence[str], annotations: Mapping[str, str]) -> list[str] | None:
-    """Return the args before the injection, None if this container is none of ours."""
-    if MARK not in annotations or list(args[:2]) != supervised([]):
+def original(
+    args: Sequence[str],
+    annotations: Mapping[str, str],
+    mounts: Iterable[tuple[str, str]],
+    container_dir: pathlib.Path,
+) -> list[str] | None:
+    """Return the args before the injection, None if this container is none of ours.
+
+    The mount is what counts: an image may hold such a path, and where the runtime passes pods'
+    annotations on, an owner could write the mark, but only we mount the supervisor.
+
+    Args:
+        args: of the spec.
+        annotations: of the spec.
+        mounts: destination and source of each mount of the spec.
+        container_dir: where the supervisor is on the host.
+    """
+    ours = (refusals.DESTINATION, str(container_dir))
+    if MARK not in annotations or list(args[:2]) != supervised([]) or ours not in mounts:
         return None
     return list(args[2:])
 
 
-def present(spec: refusals.Spec) -> bool:
+def present(spec: refusals.Spec, container_dir: pathlib.Path) -> bool:
     """Tell whether the supervisor is in `spec` already."""
-    return original(spec["process"]["args"], spec.get("annotations") or {}) is not None
+    mounts = [(m.get("destination"), m.get("source")) for m in spec.get("mounts") or []]
+    annotations = spec.get("annotations") or {}
+    return original(spec["process"]["args"], annotations, mounts, container_dir) is not None
 
 
 def _mount(container_dir: pathlib.Path) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class Plugin:
             return
         # From here on, in case it ends before PostStartContainer comes.
         self._known.change(found.id, started=time.monotonic())
-        original = injection.original(container.args, container.annotations)
+        original = self._original(container)
         if original is None:
             return
         problem = await self._lookup.problem(container.pid, original, container.env)
@@ -183,8 +183,10 @@ class Plugin:
         known = self._known.get(container.id)
         pid, state = container.pid, api.State(container.state)
         if known is not None:
+            # The event shows the spec as it is stored by now, whatever became of our writing it.
+            injected = self._original(container) is not None if container.args else known.injected
             pid = pid or known.pid
-            return self._known.change(known.id, pid=pid, state=state)
+            return self._known.change(known.id, pid=pid, state=state, injected=injected)
         if pod is None or not pod.id:
             return None
         wish = wishes.read(pod.annotations, pod.runtime_handler)
@@ -203,9 +205,15 @@ class Plugin:
                 scaledown=wish.scaledown,
                 pid=pid,
                 state=state,
-                injected=injection.original(container.args, container.annotations) is not None,
+                injected=self._original(container) is not None,
                 reason=wish.reason,
             )
+        )
+
+    def _original(self, container: Any) -> list[str] | None:
+        mounts = ((mount.destination, mount.source) for mount in container.mounts)
+        return injection.original(
+            container.args, container.annotations, mounts, self._config.container_dir
         )
 
     def _adopt(self, found: registry.Container) -> None:
@@ -230,7 +238,7 @@ class Plugin:
             return reason
         try:
             record = await self._records.get(container_id)
-            if injection.present(record.spec):
+            if injection.present(record.spec, self._config.container_dir):
                 return ""  # by another instance of ours, in a rolling update
             reason = self._refusal(record)
             if not reason:

@@ -24,7 +24,8 @@ class Settings:
 
     container_dir: pathlib.Path = pathlib.Path("/opt/zeropod/container")
     """Directory on the host that holds the supervisor (`init`) and the wake file (`wake`); it is
-    bound read-only into managed containers. Must have the same path here and on the host."""
+    bound read-only into managed containers. Must have the same path here and on the host, and
+    must not change while managed containers run."""
 
     name: str = "zeropod"
     """Name under which the plugin registers."""

@@ -127,6 +127,11 @@ def supervised(container: cri.Container) -> bool:
     return executable(container) == "/.zeropod/init"
 
 
+def injected(record: Any) -> bool:
+    """Whether a record names the supervisor."""
+    return injection.present(json.loads(record.spec.value), Path("/opt/zeropod/container"))
+
+
 def wait_for(container: cri.Container, text: str) -> None:
     """Wait until a container has logged a text."""
     cri.until(lambda: text in container.logs(), 10)
@@ -309,12 +314,12 @@ def test_the_stored_spec_differs_in_three_things_only(
         for own in (container.id, pod.id, pod.uid):
             text = text.replace(own, "OWN")
         specs.append(json.loads(re.sub(r"/proc/\d+/ns", "/proc/N/ns", text)))
-    plain, injected = specs
-    assert injected["process"]["args"] == ["/.zeropod/init", "--", *FOREVER]
-    assert json.loads(injected["annotations"].pop(injection.MARK)) == FOREVER
-    assert injected["mounts"].pop()["destination"] == "/.zeropod"
-    injected["process"]["args"] = FOREVER
-    assert injected == plain
+    plain, changed = specs
+    assert changed["process"]["args"] == ["/.zeropod/init", "--", *FOREVER]
+    assert json.loads(changed["annotations"].pop(injection.MARK)) == FOREVER
+    assert changed["mounts"].pop()["destination"] == "/.zeropod"
+    changed["process"]["args"] = FOREVER
+    assert changed == plain
 
 
 def test_the_supervisors_directory_is_read_only(pods: Callable[..., cri.Pod]) -> None:
@@ -331,7 +336,7 @@ def test_a_resource_update_keeps_the_supervisor(
     """CRI rewrites the stored spec itself; ours is what it starts from."""
     container = pods(annotations=WANTED).create(SHELL, FOREVER)
     container.update(memory=64 << 20)
-    assert injection.present(json.loads(stored(container).spec.value))
+    assert injected(stored(container))
     container.start()
     assert supervised(container)
     container.update(memory=96 << 20)
@@ -345,7 +350,7 @@ def test_the_breaker_starts_the_next_life_plain(
     pod = pods(annotations=WANTED)
     for attempt, managed in enumerate([True, False, True]):
         container = pod.create(SHELL, ["sh", "-c", "exit 1"], attempt=attempt)
-        assert injection.present(json.loads(stored(container).spec.value)) is managed
+        assert injected(stored(container)) is managed
         if not managed:
             told = plugin.said("container.unmanaged", id=container.id)
             assert "its last life ended" in told["reason"]

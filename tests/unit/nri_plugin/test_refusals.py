@@ -175,16 +175,29 @@ def test_a_spec_without_mounts_and_annotations_can_be_injected():
     assert len(changed["mounts"]) == len(changed["annotations"]) == 1
 
 
+DIRECTORY = pathlib.Path("/opt/zeropod/container")
+
+
 def test_an_injected_spec_is_recognised():
-    """By its mark and its args together; the original args come back."""
-    changed = injection.rewrite(SPEC, pathlib.Path("/x"))
+    """By its mark, its args and its mount together; the original args come back."""
+    changed = injection.rewrite(SPEC, DIRECTORY)
+    assert injection.present(changed, DIRECTORY)
+    assert not injection.present(SPEC, DIRECTORY)
     args, marks = changed["process"]["args"], changed["annotations"]
-    assert injection.present(changed)
-    assert injection.original(args, marks) == SPEC["process"]["args"]
+    mounts = [(mount["destination"], mount["source"]) for mount in changed["mounts"]]
+    assert injection.original(args, marks, mounts, DIRECTORY) == SPEC["process"]["args"]
 
 
-def test_an_image_that_imitates_us_is_not_ours():
-    """A path below /.zeropod in an image, or a mark without the args, proves nothing."""
-    assert injection.original(["/.zeropod/init", "--", "x"], {}) is None
-    assert injection.original(["x"], {injection.MARK: '["x"]'}) is None
-    assert not injection.present(SPEC)
+@pytest.mark.parametrize("missing", ["args", "mark", "mount", "source"])
+def test_an_image_that_imitates_us_is_not_ours(missing):
+    """A path below /.zeropod in an image, a mark, a volume of one's own: none is enough."""
+    changed = injection.rewrite(SPEC, DIRECTORY)
+    if missing == "args":
+        changed["process"]["args"] = SPEC["process"]["args"]
+    elif missing == "mark":
+        del changed["annotations"][injection.MARK]
+    elif missing == "mount":
+        changed["mounts"].pop()
+    else:
+        changed["mounts"][-1]["source"] = "/var/lib/kubelet/pods/u/volumes/evil"
+    assert not injection.present(changed, DIRECTORY)
