@@ -804,7 +804,7 @@ static int serve_client(int i)
 			pid = create_worker(&r, connection, 0);
 		if (pid == 0)
 			return 1;
-	} else if (n || error == EBADMSG)
+	} else if (n > 0 || error == EBADMSG)
 		answer(connection, STEP_REQUEST, error, 0, 0, -1);
 	close_all(&r);
 	drop_client(i);

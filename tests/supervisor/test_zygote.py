@@ -59,7 +59,8 @@ def bundle(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory)
     zygote = build() / "zygote.so"
     kdat = tmp_path_factory.mktemp("kdat") / "criu.kdat"
     check = Bundle(path, zygote, kdat).command("check")
-    script = 'ip link set lo up; mount -t tmpfs tmpfs /run; kdat=$1; shift; "$@" && cat /run/criu.kdat > "$kdat"'
+    # The check itself may fail, over a read-only sysctl say; the cache is written before.
+    script = 'ip link set lo up; mount -t tmpfs tmpfs /run; k=$1; shift; "$@" 2>&1; cp /run/criu.kdat $k'
     subprocess.run(["unshare", "-m", "-n", "sh", "-c", script, "sh", kdat, *check], check=True)
     return Bundle(path, zygote, kdat)
 
@@ -262,6 +263,46 @@ def test_worker_leaves_no_zombie(container: Start, zygote: Zygote, images: Path)
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     os.kill(one.pid, signal.SIGTERM)
     assert one.end() == 128 + signal.SIGTERM
+
+
+def test_worker_in_its_cgroup(zygote: Zygote, cgroup: Path) -> None:
+    """A worker is in the cgroup whose directory came with the request (v2), or whose cgroup.procs did."""
+    for kind, path in ((b"g", cgroup), (b"c", cgroup / "cgroup.procs")):
+        fd = os.open(path, os.O_RDONLY if kind == b"g" else os.O_WRONLY)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        answer = zygote.request(b"r" + kind, [theirs.fileno(), fd])
+        assert answer.step == 0
+        assert str(answer.pid) in (cgroup / "cgroup.procs").read_text().split()
+        theirs.close()
+        ours.close()
+        assert ended(answer.pidfd)
+        os.close(fd)
+    until(lambda: not (cgroup / "cgroup.procs").read_text())
+
+
+def test_a_cgroup_that_is_gone_is_an_error(zygote: Zygote, cgroup: Path) -> None:
+    """A request for a cgroup that was removed says so, and nothing runs outside of it."""
+    directory = os.open(cgroup, os.O_RDONLY)
+    with (cgroup / "cgroup.procs").open("w") as procs:
+        cgroup.rmdir()
+        assert (
+            zygote.request(b"g", [directory]).step,
+            zygote.request(b"c", [procs.fileno()]).step,
+        ) == (3, 4)
+    os.close(directory)
+    cgroup.mkdir()
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """An empty cgroup of the second version."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    top = Path(next(mount[1] for mount in mounts if mount[2] == "cgroup2"))
+    path = top / f"zeropod-test-{os.getpid()}"
+    path.mkdir()
+    yield path
+    until(lambda: not (path / "cgroup.procs").read_text())
+    path.rmdir()
 
 
 def test_a_dead_container_is_an_error(container: Start, zygote: Zygote, images: Path) -> None:
