@@ -81,7 +81,7 @@ async def test_both_streams_end_with_the_socket():
     muxed, running, (_, writer) = await connected()
     writer.write(mux.encode(mux.PLUGIN, b"last words") + mux.encode(9, b"unknown"))
     writer.close()
-    await asyncio.wait_for(running, 1)
+    await asyncio.wait_for(running, 5)
     assert await muxed.plugin.read() == b"last words"
     assert await muxed.plugin.read() == b""
     assert await muxed.runtime.read() == b""
@@ -93,10 +93,10 @@ async def test_a_slow_reader_bounds_what_is_kept():
     total = 20 << 20
     writer.write(nri_runtime.HEADER.pack(1, total) + bytes(total))
     await asyncio.sleep(0.1)
-    assert muxed.plugin._size <= mux.PENDING + streams.CHUNK
+    assert muxed.plugin._size <= 2 << 20
     received = 0
     while received < total:
-        received += len(await asyncio.wait_for(muxed.plugin.read(), 1))
+        received += len(await asyncio.wait_for(muxed.plugin.read(), 5))
     assert received == total
     writer.close()
     await running

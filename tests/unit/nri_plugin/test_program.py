@@ -2,7 +2,11 @@
 
 import json
 import logging
+import os
 import pathlib
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -80,3 +84,17 @@ def test_tracebacks_are_kept(formatter):
     except KeyError as error:
         made = record(exc_info=(KeyError, error, error.__traceback__))
     assert "KeyError: 'lost'" in formatter.format(made)
+
+
+def test_sigterm_ends_it_at_once_with_success(tmp_path):
+    """Also while neither runtime nor daemon are there; what it did until then is in its log."""
+    flags = ["--nri-socket", tmp_path / "n", "--daemon-socket", tmp_path / "d"]
+    command = [sys.executable, "-m", "nri_plugin", *flags, "--log-format", "json"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+    first = json.loads(running.stderr.readline())
+    assert first["event"] == "nri.unavailable"
+    assert str(tmp_path / "n") in first["reason"]
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=10)
+    assert (running.returncode, errors) == (0, "")

@@ -53,6 +53,16 @@ def test_an_ordinary_container_is_accepted():
                 {"names": ["nonexistent"], "action": "SCMP_ACT_KILL"},
             ]
         ),
+        seccomp(
+            defaultAction="SCMP_ACT_ALLOW",
+            syscalls=[
+                {
+                    "names": ["clone"],
+                    "action": "SCMP_ACT_ERRNO",
+                    "args": [{"index": 0, "value": 268435456, "op": "SCMP_CMP_MASKED_EQ"}],
+                }
+            ],
+        ),
         spec(apparmorProfile="cri-containerd.apparmor.d"),
         spec(apparmorProfile="unconfined"),
         spec(capabilities=None),
@@ -62,7 +72,7 @@ def test_an_ordinary_container_is_accepted():
     ],
 )
 def test_harmless_variations_are_accepted(accepted):
-    """No profile, an open one, default confinement, no capabilities at all."""
+    """No profile, an open one, one that forbids namespaces, default confinement, no capabilities."""
     assert refusals.find(accepted, HOST) == ""
 
 

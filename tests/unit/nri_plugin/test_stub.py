@@ -99,7 +99,7 @@ async def test_a_refused_registration_ends_the_connection():
         stream, _ = await runtime.registration()
         runtime.refuse(stream, "invalid plugin index")
         with pytest.raises(errors.TtrpcError, match="invalid plugin index"):
-            await asyncio.wait_for(running, 1)
+            await asyncio.wait_for(running, 5)
         await runtime.ended()
 
 
@@ -228,7 +228,7 @@ async def test_an_overrun_ends_the_connection(blocking):
             "StartContainer", api.EventRequest(**pod_and_container()), timeout=0.1
         )
         runtime.send(mux.PLUGIN, message)
-        await asyncio.wait_for(asyncio.wait([running]), 2)
+        await asyncio.wait_for(asyncio.wait([running]), 5)
         await runtime.ended()
 
 
@@ -243,7 +243,7 @@ async def test_garbage_ends_the_connection_at_worst(seed):
             junk = b"".join(mux.encode(1 + n % 2, source.randbytes(100)) for n in range(100))
         runtime.writer.write(junk)
         runtime.writer.write_eof()
-        await asyncio.wait_for(asyncio.wait([running]), 2)
+        await asyncio.wait_for(asyncio.wait([running]), 5)
 
 
 async def test_it_comes_back_for_ever(tmp_path):
