@@ -11,13 +11,17 @@ import ipaddress
 import socket
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from checkpointer.errors import ImageError, Missing
 from redirector.endpoints import Connection, Port
 
+_MAGIC = struct.pack(
+    "<II", 0x54564319, 0x56303138
+)  # criu/include/magic.h: IMG_COMMON_MAGIC, FILES_MAGIC
+_LENGTH = struct.Struct("<I")
 _LISTEN = 10  # net/tcp_states.h; criu stores the kernel's numbers
 
 
@@ -30,16 +34,19 @@ class Held:
 
 
 @functools.cache
-def _images() -> Any:
-    """Import pycriu.images; it appends its own directory, full of general names, to sys.path."""
+def _messages() -> Any:
+    """Import the classes of files.img; pycriu.images appends its directory, full of general names, to sys.path.
+
+    Only the classes: its reader fails with newer protobufs (6.33: GetOptions in pb2dict.py).
+    """
     path = list(sys.path)
     try:
-        import pycriu.images  # noqa: PLC0415 - only a daemon that reads images needs it
+        from pycriu.images import fdinfo_pb2  # noqa: PLC0415 - only a daemon that reads images needs it
     except ImportError as error:
         raise Missing("pycriu is missing: install Debian's python3-pycriu") from error
     finally:
         sys.path[:] = path
-    return pycriu.images
+    return fdinfo_pb2
 
 
 def _address(family: int, words: Iterable[int]) -> str:
@@ -51,23 +58,38 @@ def _address(family: int, words: Iterable[int]) -> str:
     return str(address.ipv4_mapped or address)
 
 
-def of(sockets: Iterable[dict[str, Any]]) -> Held:
-    """Sort inet sockets, as criu's `isk` entries describe them, into ports and connections."""
+def parse(data: bytes) -> Iterator[Any]:
+    """Iterate over the inet sockets in a files.img: two magic numbers, then entries with their lengths before them.
+
+    Raises:
+        ImageError: it is not one of criu's, or cut short.
+    """
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise ImageError("files.img does not begin as criu's files do")
+    offset = len(_MAGIC)
+    while offset < len(data):
+        (length,) = _LENGTH.unpack_from(data.ljust(offset + _LENGTH.size, b"\0"), offset)
+        offset += _LENGTH.size
+        if offset + length > len(data):
+            raise ImageError("files.img is cut short")
+        entry = _messages().file_entry.FromString(data[offset : offset + length])
+        offset += length
+        if entry.HasField("isk"):
+            yield entry.isk
+
+
+def of(sockets: Iterable[Any]) -> Held:
+    """Sort inet sockets, criu's `inet_sk_entry`, into ports and connections."""
     ports, connections = set(), set()
     for isk in sockets:
-        family, local, remote = isk["family"], isk["src_port"], isk["dst_port"]
-        if isk["proto"] == socket.IPPROTO_UDP and local:
+        local, remote = isk.src_port, isk.dst_port
+        if isk.proto == socket.IPPROTO_UDP and local:
             ports.add(Port("udp", local))
-        elif isk["proto"] == socket.IPPROTO_TCP and isk["state"] == _LISTEN:
+        elif isk.proto == socket.IPPROTO_TCP and isk.state == _LISTEN:
             ports.add(Port("tcp", local))
-        elif isk["proto"] == socket.IPPROTO_TCP and local and remote:
-            ends = (
-                _address(family, isk["src_addr"]),
-                local,
-                _address(family, isk["dst_addr"]),
-                remote,
-            )
-            connections.add(Connection(*ends))
+        elif isk.proto == socket.IPPROTO_TCP and local and remote:
+            here, there = _address(isk.family, isk.src_addr), _address(isk.family, isk.dst_addr)
+            connections.add(Connection(here, local, there, remote))
     return Held(frozenset(ports), frozenset(connections))
 
 
@@ -79,11 +101,6 @@ def read(directory: Path) -> Held:
         Missing: pycriu is not installed.
     """
     try:
-        with (directory / "files.img").open("rb") as file:
-            loaded = _images().load(file, pretty=False, no_payload=True)
-        entries = [entry["isk"] for entry in loaded["entries"] if "isk" in entry]
-    except (OSError, KeyError, ValueError) as error:
-        raise ImageError(
-            f"cannot read the sockets in {directory / 'files.img'}: {error}"
-        ) from error
-    return of(entries)
+        return of(parse((directory / "files.img").read_bytes()))
+    except OSError as error:
+        raise ImageError(f"the sockets in the image cannot be read: {error}") from error
