@@ -138,7 +138,7 @@ class Connection:
         elif frame.stream % 2 == 0:
             problem = "StreamID must be odd for client initiated streams"
         elif frame.stream <= self._last:
-            problem = "StreamID cannot be re-used and must increment"
+            problem = "StreamID cannot be used again and must increment"
         if problem is not None:
             body = envelope.pack_error(errors.Code.INVALID_ARGUMENT, problem)
             await self._send(frame.stream, body)
