@@ -6,7 +6,7 @@ C struct's name. The loader compares the sizes with the compiler's.
 
 from __future__ import annotations
 
-import ipaddress
+import socket
 import struct
 from collections.abc import Callable, Iterator
 from typing import Generic, Literal, NamedTuple, TypeVar
@@ -123,15 +123,16 @@ class Owner(NamedTuple):
 
 def pack_address(text: str) -> bytes:
     """Return the 16 bytes of an address; IPv4 and its mapped form are the same."""
-    address = ipaddress.ip_address(text.partition("%")[0])
-    return address.packed if address.version == 6 else _V4_MAPPED + address.packed
+    if ":" in text:
+        return socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+    return _V4_MAPPED + socket.inet_pton(socket.AF_INET, text)
 
 
 def unpack_address(packed: bytes) -> str:
     """Return the text of 16 bytes, IPv4 where it is mapped."""
     if packed.startswith(_V4_MAPPED):
-        return str(ipaddress.IPv4Address(packed[12:]))
-    return str(ipaddress.IPv6Address(packed))
+        return socket.inet_ntop(socket.AF_INET, packed[12:])
+    return socket.inet_ntop(socket.AF_INET6, packed)
 
 
 def _pack_u32(value: int) -> bytes:

@@ -16,21 +16,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from bpf import pins, syscall
 from bpf.maps import Iface, Maps
 from bpf.pins import Pins
 from redirector import filters, links, netns
 from redirector.endpoints import Activity, Connection, Held, Port
-from redirector.errors import LoadError
+from redirector.errors import AttachError, LoadError
 from redirector.filters import Direction, Filter
 from redirector.hold import Hold
 from redirector.podstate import PodState
 from redirector.registry import Loopback, Registry
 from redirector.settings import Settings
 from redirector.tap import Tap
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +84,11 @@ class Pod:
             AttachError: a filter was refused.
         """
         with self._lock:
-            netns.run(pid, self._attach)
+            netns.run(pid, self._attach, inode=self._state.slot.netns)
             self.pid = pid
+
+    def _inside(self, function: Callable[[], T]) -> T:
+        return netns.run(self.pid, function, inode=self._state.slot.netns)
 
     def _attach(self) -> None:
         found = links.found()
@@ -118,8 +124,7 @@ class Pod:
                     if not link.is_loopback:
                         filters.remove(route, link.ifindex, "egress")
 
-        if netns.inode(self.pid) == self._state.slot.netns:
-            netns.run(self.pid, inside)
+        self._inside(inside)
 
     def activity(self, ports: Iterable[Port]) -> dict[Port, Activity]:
         """Return when each port last saw payload, in either direction."""
@@ -141,6 +146,7 @@ class Pod:
             previous = self._holds.pop(container_id, None)
             if previous is not None:
                 previous.close()
+            self.abandon(container_id)
             self.refresh(self.pid)
             self._open_loopback()
             return self._make(container_id)
@@ -175,7 +181,7 @@ class Pod:
         number = self._state.registry.hold_id(self._state.slot.number, container_id)
         ingress = self._programs.filter("tap_in", number)
         egress = self._programs.filter("tap_out", number)
-        tap = Tap.make(self.pid, ingress, egress, self._settings)
+        tap = self._inside(lambda: Tap.make(ingress, egress, self._settings))
         hold = Hold(
             container_id,
             number,
@@ -207,7 +213,7 @@ class Pod:
                 links.set_sysctl(name, 1)
             return Loopback(True, *before)
 
-        self._remember(netns.run(self.pid, inside))
+        self._remember(self._inside(inside))
 
     def _close_loopback(self) -> None:
         """Put lo's sysctls back."""
@@ -220,7 +226,7 @@ class Pod:
                 links.set_sysctl(name, value)
 
         try:
-            netns.run(self.pid, inside)
+            self._inside(inside)
         except OSError as error:
             log.debug("lo of pod %s is gone: %s", self.sandbox_id, error)
         self._remember(Loopback())
@@ -236,7 +242,7 @@ class Pod:
                 hold.close()
             try:
                 self.detach()
-            except OSError as error:
+            except (OSError, AttachError) as error:
                 log.debug("namespace of pod %s is gone: %s", self.sandbox_id, error)
 
 

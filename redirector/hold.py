@@ -12,15 +12,15 @@ from bpf.maps import HoldEntry
 from redirector import frames, links
 from redirector.backlog import Backlog, Queued
 from redirector.endpoints import Connection, Others, Port, ReplayResult, Wake
-from redirector.frames import Address, Claims
+from redirector.frames import LATER, Address, Claims, Frame
 from redirector.podstate import PodState
 from redirector.settings import Settings
 from redirector.tap import Tap
 
 log = logging.getLogger(__name__)
 
-_READ_AT_ONCE = 4096
-"""Frames per call of `receive`, so that a flood does not keep its caller for ever."""
+_READ_AT_ONCE = 512
+"""Frames per call of `receive` (some 5 ms), so that a flood does not keep its caller for ever."""
 
 _SILENCE = 0.001
 """Seconds after which a frame that was redirected and never arrived at an empty TAP is lost."""
@@ -112,7 +112,8 @@ class Hold:
             self._claim(frozenset(ports), frozenset(connections))
             self._set_mode(maps.MODE_SET)
             self._state.end_everything(self.number)
-            self._read()
+            while self._read() == _READ_AT_ONCE:
+                continue
             self._write(self._backlog.take_strangers(self._claims))
             wakes = (self._claims.wake(item.frame) for item in self._backlog if item.frame)
             self._wake = next((wake for wake in wakes if wake), None)
@@ -161,23 +162,35 @@ class Hold:
     # -- what was caught --------------------------------------------------------------------------
 
     def receive(self) -> Wake | None:
-        """Read the TAP dry into the queue; return the first reason to wake seen since the last call."""
+        """Queue what the TAP has; return the first reason to wake seen since the last call.
+
+        Under a flood some frames may be left: the TAP stays readable then.
+        """
         with self._lock:
-            self._read()
+            self._read(release=self._mode == maps.MODE_SET)
             wake, self._wake = self._wake, None
             return wake
 
-    def _read(self) -> int:
-        """Queue what the TAP has; return how many frames that were."""
+    def _read(self, *, release: bool = False) -> int:
+        """Queue frames of the TAP, `_READ_AT_ONCE` at most; return how many there were.
+
+        With `release`, a sibling's frame that was on its way here while phase 2 ended goes back.
+        """
         for count in range(_READ_AT_ONCE):
             raw = self._tap.read() if self._tap.fd >= 0 else None
             if raw is None:
                 return count
-            frame = frames.parse(raw[links.VNET_HEADER :])
-            if self._wake is None and frame is not None:
-                self._wake = self._claims.wake(frame)
-            self._backlog.add(Queued(raw, frame))
+            item = Queued(raw, frames.parse(raw[links.VNET_HEADER :]))
+            if release and self._is_strange(item.frame):
+                self._write([item])
+                continue
+            if self._wake is None and item.frame is not None:
+                self._wake = self._claims.wake(item.frame)
+            self._backlog.add(item)
         return _READ_AT_ONCE
+
+    def _is_strange(self, frame: Frame | None) -> bool:
+        return frame is not None and frame.kind != LATER and not self._claims.holds(frame)
 
     # -- how it comes back ------------------------------------------------------------------------
 
@@ -189,20 +202,19 @@ class Hold:
         """
         with self._lock:
             start, before = time.perf_counter(), self._written
-            if not self._drain():
+            scope = self._mode & maps.MODE_SCOPE
+            if scope and not self._drain(scope | maps.MODE_DRAIN):
                 log.warning(
                     "replay.overtaken container=%s queued=%d", self.container_id, self.queued
                 )
-            self._set_mode(maps.MODE_OFF)
-            self._read()
-            self._write(self._backlog.take())
+            self._drain(maps.MODE_OFF)  # a frame may have been on its way to the TAP
             self._state.end_everything(self.number)
             self._wake = None
             ms = (time.perf_counter() - start) * 1e3
             return ReplayResult(self._written - before, self.dropped, ms)
 
-    def _drain(self) -> bool:
-        """Replay until every redirected frame is accounted for; False when there is no end of them.
+    def _drain(self, mode: int) -> bool:
+        """Replay in `mode` until every redirected frame is accounted for; False when it never ends.
 
         The programs compare their count with the one published here, so the very frame after the
         last old one passes, without a moment in which one could overtake.
@@ -210,10 +222,10 @@ class Hold:
         deadline = time.monotonic() + self._settings.drain_seconds
         silent_since = 0.0
         while True:
-            self._set_mode(self._mode & maps.MODE_SCOPE | maps.MODE_DRAIN)
+            self._set_mode(mode)
             missing = self._redirected() - self._accounted
             now = time.monotonic()
-            if missing == 0 and not self._backlog:
+            if missing <= 0 and not self._backlog:
                 return True
             if now > deadline:
                 return False

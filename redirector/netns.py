@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -18,13 +19,18 @@ def inode(pid: int) -> int:
     return Path(f"/proc/{pid}/ns/net").stat().st_ino
 
 
-def run(pid: int, function: Callable[[], T]) -> T:
+def run(pid: int, function: Callable[[], T], *, inode: int | None = None) -> T:
     """Return `function()` as called in the network namespace of `pid`.
 
     The thread ends with the call: a namespace once entered is never given to other work.
 
+    Args:
+        pid: any process in the namespace.
+        function: called without arguments.
+        inode: the number the namespace must have; a pid may have been given to another process.
+
     Raises:
-        OSError: the process is gone, or the namespace cannot be entered.
+        OSError: the process is gone, or the namespace is another or cannot be entered.
     """
     outcome: list[T] = []
     failure: list[BaseException] = []
@@ -38,6 +44,8 @@ def run(pid: int, function: Callable[[], T]) -> T:
             failure.append(error)
 
     try:
+        if inode is not None and os.fstat(fd).st_ino != inode:
+            raise OSError(errno.ESRCH, f"process {pid} is not in network namespace {inode}")
         thread = threading.Thread(target=inside, name=f"netns-{pid}")
         thread.start()
         thread.join()

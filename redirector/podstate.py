@@ -21,6 +21,7 @@ class PodState:
         self._lock = threading.Lock()
         self._entry = registry.maps.pods.get(slot.number) or PodEntry()
         self._holds = set(registry.hold_ids(slot.number).values())
+        self._live: set[int] = set()
         self._sibling_ports: list[PortKey] = []
         self._sibling_connections: list[ConnKey] = []
 
@@ -53,6 +54,7 @@ class PodState:
         """Count `hold` among the holds of the pod, which makes the programs look."""
         with self._lock:
             self._holds.add(hold)
+            self._live.add(hold)
             self._store(self._entry._replace(holds=len(self._holds), fallback=hold))
 
     def leave(self, hold: int) -> bool:
@@ -60,6 +62,7 @@ class PodState:
         self.end_everything(hold)
         with self._lock:
             self._holds.discard(hold)
+            self._live.discard(hold)
             fallback = max(self._holds, default=0)
             self._store(self._entry._replace(holds=len(self._holds), fallback=fallback))
             return not self._holds
@@ -102,6 +105,8 @@ class PodState:
     def recover(self) -> None:
         """After a restart: end a phase 2 that nobody remembers, with all that was let through."""
         with self._lock:
+            if self._entry.everything in self._live:
+                return
             number, table = self.slot.number, self.registry.maps
             self._store(self._entry._replace(everything=0))
             ports = (key for key, hold in table.ports.items() if key.slot == number and not hold)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from redirector import filters, links, netns
+from redirector import filters, links
 from redirector.filters import Filter
 from redirector.settings import Settings
 
@@ -20,28 +20,24 @@ class Tap:
         self.ifindex = ifindex
 
     @classmethod
-    def make(cls, pid: int, ingress: Filter, egress: Filter, settings: Settings) -> Tap:
-        """Create the device in the network namespace of `pid`, with its two filters, and bring it up.
+    def make(cls, ingress: Filter, egress: Filter, settings: Settings) -> Tap:
+        """Create the device in the thread's network namespace, with its two filters, and bring it up.
 
         Raises:
-            OSError: the namespace is gone, or there is no /dev/net/tun.
+            OSError: there is no /dev/net/tun.
             AttachError: the filters were refused.
         """
-
-        def inside() -> Tap:
-            tap = cls(*links.make_tap())
-            try:
-                with filters.netlink() as route:
-                    filters.add_clsact(route, tap.ifindex)
-                    filters.put(route, tap.ifindex, "ingress", ingress)
-                    filters.put(route, tap.ifindex, "egress", egress)
-                links.set_up(tap.name, txqueuelen=settings.tap_frames)
-            except BaseException:
-                tap.close()
-                raise
-            return tap
-
-        return netns.run(pid, inside)
+        tap = cls(*links.make_tap())
+        try:
+            with filters.netlink() as route:
+                filters.add_clsact(route, tap.ifindex)
+                filters.put(route, tap.ifindex, "ingress", ingress)
+                filters.put(route, tap.ifindex, "egress", egress)
+            links.set_up(tap.name, txqueuelen=settings.tap_frames)
+        except BaseException:
+            tap.close()
+            raise
+        return tap
 
     def read(self) -> bytes | None:
         """Return the next frame, virtio header in front, or None when there is none now."""
