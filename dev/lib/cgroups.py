@@ -39,15 +39,32 @@ def plan(name: str) -> List[Path]:
     return found
 
 
-def create(paths: List[Path]) -> None:
-    """Makes them usable: v1's cpuset filled in, v2's controllers passed down."""
+def create(paths: List[Path]) -> List[str]:
+    """Makes them usable: v1's cpuset filled in, v2's controllers passed down.
+
+    Returns:
+        The controllers that had to be passed on by the cgroup above; `restore` takes them back.
+    """
+    added: List[str] = []
     for path in paths:
         if _unified():
-            _pass_on(path.parent)
+            added = _pass_on(path.parent)
         path.mkdir(exist_ok=True)
         fill_cpuset(path)
         (path / LEAF).mkdir(exist_ok=True)
         fill_cpuset(path / LEAF)
+    return added
+
+
+def restore(paths: List[Path], added: List[str]) -> None:
+    """Takes back what `create` changed above, unless another node is there or somebody uses it."""
+    for path in paths:
+        if added and not any(path.parent.glob("zeropod-dev-*")):
+            for controller in added:
+                try:
+                    _write(path.parent / "cgroup.subtree_control", "-" + controller)
+                except OSError as error:
+                    log.debug("%s stays: %s", controller, error)
 
 
 def _unified() -> bool:
@@ -67,14 +84,21 @@ def _passing_on(own: Path, root: Path) -> Path:
     return root
 
 
-def _pass_on(place: Path) -> None:
+def _pass_on(place: Path) -> List[str]:
+    added = []
     lacking = set(CONTROLLERS) - set(_words(place / "cgroup.subtree_control"))
     for controller in sorted(lacking & set(_words(place / "cgroup.controllers"))):
         try:
-            (place / "cgroup.subtree_control").write_text("+" + controller, encoding="ascii")
+            _write(place / "cgroup.subtree_control", "+" + controller)
+            added.append(controller)
         except OSError as error:
             # In a container whose root cgroup holds processes there is no way to have it.
             log.warning("no %s limits for pods: %s", controller, error)
+    return added
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="ascii")
 
 
 def _words(path: Path) -> List[str]:

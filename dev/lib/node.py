@@ -139,7 +139,8 @@ class Node:
             "cgroups": [str(g) for g in groups],
         }
         self._note(facts)
-        cgroups.create(groups)
+        facts["added"] = cgroups.create(groups)
+        self._note(facts)
         unshare = ["unshare", "-mnpuiC", "--propagation", "private", "--fork", "--kill-child",
                    sys.executable, "-I", str(Path(__file__).with_name("boot.py")), json.dumps(plan)]  # fmt: skip
         # `unshare` stays as the parent and holds the locks on the layers as long as the node lives.
@@ -186,7 +187,9 @@ class Node:
         pid = self.pid()
         if pid:
             os.kill(pid, signal.SIGKILL)
-        left = cgroups.remove([Path(path) for path in facts.get("cgroups", [])])
+        groups = [Path(path) for path in facts.get("cgroups", [])]
+        left = cgroups.remove(groups)
+        cgroups.restore(groups, facts.get("added", []))
         if left:
             raise DevError(
                 "could not remove the cgroups %s" % ", ".join(str(path) for path in left)
