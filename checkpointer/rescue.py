@@ -15,7 +15,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bpf import syscall
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 _PARASITE = "/memfd:CRIUMFD"  # compel/src/lib/infect.c names the parasite's memory so
 _TCP_REPAIR = 19  # linux/tcp.h
+_TCP_REPAIR_ON = 1
 _TCP_REPAIR_OFF_NO_WP = (
     -1
 )  # without the window probe, which the redirector's hold would have to know
@@ -140,34 +141,43 @@ def _traced(tid: int) -> bool:
 def _mend_sockets(pid: int) -> tuple[int, list[str]]:
     """Take a process's TCP sockets out of repair mode; return how many, and which did not let us."""
     mended, broken = 0, []
+    for inode, duplicate in _tcp_sockets(pid):
+        try:
+            if duplicate.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR):
+                duplicate.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _TCP_REPAIR_OFF_NO_WP)
+                mended += 1
+        except OSError as error:
+            broken.append(f"socket:[{inode}] of {pid}: {error}")
+    return mended, broken
+
+
+def _tcp_sockets(pid: int) -> Iterator[tuple[int, socket.socket]]:
+    """Iterate over a process's TCP sockets: inode, and a duplicate that is open until the next one."""
     pidfd = os.pidfd_open(pid)
     try:
         for fd, inode in processes.sockets(pid):
             try:
-                mended += _mend(pidfd, fd)
-            except OSError as error:
-                broken.append(f"socket:[{inode}] of {pid}: {error}")
+                copy = syscall.pidfd_getfd(pidfd, fd)
+            except OSError:
+                continue  # closed meanwhile
+            with socket.socket(fileno=copy) as duplicate:
+                inet = duplicate.family in {socket.AF_INET, socket.AF_INET6}
+                if inet and duplicate.proto == socket.IPPROTO_TCP:
+                    yield inode, duplicate
     finally:
         os.close(pidfd)
-    return mended, broken
 
 
-def _mend(pidfd: int, fd: int) -> bool:
-    try:
-        copy = syscall.pidfd_getfd(pidfd, fd)
-    except OSError:
-        return False  # closed meanwhile
-    with socket.socket(fileno=copy) as duplicate:
-        if duplicate.family not in {socket.AF_INET, socket.AF_INET6} or not _is_tcp(duplicate):
-            return False
-        if not duplicate.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR):
-            return False
-        duplicate.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _TCP_REPAIR_OFF_NO_WP)
-        return True
+def silence(pids: Iterable[int]) -> None:
+    """Put the connections of processes that will be killed into repair mode: closed in it, they send no FIN.
 
-
-def _is_tcp(duplicate: socket.socket) -> bool:
-    return duplicate.proto == socket.IPPROTO_TCP
+    A half-restored tree has connections that its image has, too; their peers must not hear of its end.
+    """
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            for _, duplicate in _tcp_sockets(pid):
+                with contextlib.suppress(OSError):  # a listening socket
+                    duplicate.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _TCP_REPAIR_ON)
 
 
 def kill(pids: Iterable[int]) -> None:

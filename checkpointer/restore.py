@@ -232,7 +232,7 @@ class _Restore:
                 self._drain.hold()
         except (CheckpointerError, OSError) as error:
             self._objection = error
-            rescue.kill(tree)  # criu would go on in spite of a no
+            _end(tree)  # criu would go on in spite of a no
             return False
         self._image.release()
         self._released = True
@@ -280,7 +280,7 @@ class _Restore:
         if self._released and worker.wait(_CRIU_END):
             return
         if not self._released:
-            rescue.kill(processes.tree(worker.pid)[1:])
+            _end(processes.tree(worker.pid)[1:])
         if not worker.wait(1.0):
             worker.kill()
             worker.wait(_CRIU_END)
@@ -326,8 +326,14 @@ def kill_tree(target: Target) -> None:
         if time.monotonic() > deadline:
             raise SupervisorError(f"process {left[0]} cannot be killed")
         for pid in left:
-            rescue.kill(processes.tree(pid))
+            _end(processes.tree(pid))
         time.sleep(_POLL)
+
+
+def _end(pids: list[int]) -> None:
+    """Kill processes of a restored tree without a word to their peers."""
+    rescue.silence(pids)
+    rescue.kill(pids)
 
 
 def differences(before: dict[int, Security], after: dict[int, Security]) -> list[str]:
