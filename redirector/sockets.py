@@ -1,17 +1,22 @@
-"""Which sockets a network namespace has, from the text of /proc/PID/net/{tcp,tcp6,udp,udp6}.
+"""Which sockets a network namespace has, as the kernel's sock_diag tells (sock_diag(7)).
 
 Found again at every call: a server that opens its port after a minute is seen a minute later.
+
+Netlink by hand, because it is asked while an application is frozen: reading /proc/net/tcp walks every bucket of the
+kernel's hash table (11 ms for both families on a 24 GB machine with no connection at all, against 1), and pyroute2's
+DiagSocket decodes 30 us a socket (30 ms for 1000 connections, against 3).
 """
 
 from __future__ import annotations
 
 import enum
+import os
 import socket
 import struct
 from collections.abc import Container, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
+from redirector import netns
 from redirector.endpoints import Connection, Others, Port, Protocol
 
 
@@ -56,39 +61,55 @@ class Socket(NamedTuple):
         return Connection(*self.local, *self.remote)
 
 
-_FILES: tuple[tuple[str, Protocol], ...] = (
-    ("tcp", "tcp"),
-    ("tcp6", "tcp"),
-    ("udp", "udp"),
-    ("udp6", "udp"),
+# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST_DUMP = 0x301
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_REQUEST = struct.Struct("=BBBBI48x")  # struct inet_diag_req_v2, any socket
+_MESSAGE = struct.Struct("=BBBBHH16s16sIIIIIIII")  # struct inet_diag_msg; the ports are big endian
+_ALL_STATES = 0xFFFF
+_BUFFER = 1 << 18
+_PROTOCOLS: tuple[tuple[Protocol, int], ...] = (
+    ("tcp", socket.IPPROTO_TCP),
+    ("udp", socket.IPPROTO_UDP),
 )
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
-def _address(digits: str) -> str:
-    """Return the text of an address: 32-bit words in host byte order, each printed as a number."""
-    words = (int(digits[at : at + 8], 16) for at in range(0, len(digits), 8))
-    packed = b"".join(struct.pack("=I", word) for word in words)
-    if len(packed) == 4:
-        return socket.inet_ntop(socket.AF_INET, packed)
-    if packed.startswith(_V4_MAPPED):
-        return socket.inet_ntop(socket.AF_INET, packed[12:])
-    return socket.inet_ntop(socket.AF_INET6, packed)
+def _endpoint(family: int, address: bytes, port: int) -> Endpoint:
+    if family == socket.AF_INET6 and not address.startswith(_V4_MAPPED):
+        return Endpoint(socket.inet_ntop(socket.AF_INET6, address), socket.ntohs(port))
+    packed = address[12:] if family == socket.AF_INET6 else address[:4]
+    return Endpoint(socket.inet_ntop(socket.AF_INET, packed), socket.ntohs(port))
 
 
-def _endpoint(text: str) -> Endpoint:
-    digits, _, port = text.partition(":")
-    return Endpoint(_address(digits), int(port, 16))
+def parse(buffer: bytes, proto: Protocol) -> Iterator[Socket | None]:
+    """Read one receive of a dump's answer; None marks its end.
 
-
-def parse(text: str, proto: Protocol) -> Iterator[Socket]:
-    """Read one table; its first line is the heading."""
-    for line in text.splitlines()[1:]:
-        fields = line.split()
-        _, local, remote, state, queues, _, _, _, _, inode = fields[:10]
-        rx_queue = int(queues.partition(":")[2], 16)
-        ends = _endpoint(local), _endpoint(remote)
-        yield Socket(proto, State(int(state, 16)), *ends, int(inode), rx_queue)
+    Raises:
+        OSError: the kernel refused the dump.
+    """
+    offset = 0
+    while offset + _HEADER.size <= len(buffer):
+        length, kind, *_ = _HEADER.unpack_from(buffer, offset)
+        body = offset + _HEADER.size
+        if kind == _NLMSG_DONE:
+            yield None
+            return
+        if kind == _NLMSG_ERROR:
+            number = -struct.unpack_from("=i", buffer, body)[0]
+            raise OSError(number, f"sock_diag: {os.strerror(number)}")
+        family, state, _, _, sport, dport, local, remote, *rest = _MESSAGE.unpack_from(
+            buffer, body
+        )
+        rx_queue, inode = rest[4], rest[7]
+        ends = _endpoint(family, local, sport), _endpoint(family, remote, dport)
+        yield Socket(proto, State(state), *ends, inode, rx_queue)
+        offset += (length + 3) & ~3
 
 
 def table(pid: int) -> list[Socket]:
@@ -97,16 +118,31 @@ def table(pid: int) -> list[Socket]:
     Raises:
         OSError: the process is gone.
     """
+    return netns.run(pid, here)
+
+
+def here() -> list[Socket]:
+    """Return those of the calling thread's own network namespace; needs no privilege."""
     found: list[Socket] = []
-    for name, proto in _FILES:
-        try:
-            text = Path(f"/proc/{pid}/net/{name}").read_text()
-        except FileNotFoundError:
-            if not name.endswith("6") or not Path(f"/proc/{pid}").exists():
-                raise
-            continue  # a kernel booted with ipv6.disable=1
-        found.extend(parse(text, proto))
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
+    ) as diag:
+        for proto, number in _PROTOCOLS:
+            for family in _FAMILIES:
+                request = _REQUEST.pack(family, number, 0, 0, _ALL_STATES)
+                length = _HEADER.size + len(request)
+                header = _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 0, 0)
+                diag.send(header + request)
+                found.extend(_answer(diag, proto))
     return found
+
+
+def _answer(diag: socket.socket, proto: Protocol) -> Iterator[Socket]:
+    while True:
+        for entry in parse(diag.recv(_BUFFER), proto):
+            if entry is None:
+                return
+            yield entry
 
 
 def listening(sockets: Iterable[Socket], inodes: Container[int]) -> set[Port]:

@@ -1,39 +1,56 @@
-"""/proc's socket tables, in the kernel's own words."""
+"""sock_diag's answers, and what is made of them."""
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import struct
+
+import pytest
 
 from redirector import sockets
 from redirector.endpoints import Connection, Others, Port
 from redirector.sockets import Endpoint, State
 
-TCP = """\
-  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 00000000:18EB 00000000:0000 0A 00000000:00000003 00:00000000 00000000   999        0 41001 1 0000000000000000 100 0 0 10 0
-   1: 0200000A:18EB 0100000A:C350 01 00000000:00000000 02:000A9B9F 00000000   999        0 41002 2 0000000000000000 20 4 30 10 -1
-   2: 0200000A:18EB 0100000A:C351 03 00000000:00000000 01:00000062 00000000     0        0 0 1 0000000000000000
-   3: 0200000A:18EB 0100000A:C352 01 00000000:00000005 00:00000000 00000000     0        0 0 1 0000000000000000 20 4 1 10 -1
-   4: 0200000A:18EB 0100000A:C353 06 00000000:00000000 03:00000A1C 00000000     0        0 0 3 0000000000000000
-   5: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 42001 1 0000000000000000 100 0 0 10 0
-   6: 0200000A:D431 0500000A:1538 01 00000000:00000000 00:00000000 00000000  1000        0 42002 1 0000000000000000 20 4 1 10 -1
-"""
-TCP6 = """\
-  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 43001 1 0000000000000000 100 0 0 10 0
-   1: 0000000000000000FFFF00000200000A:0050 0000000000000000FFFF00000100000A:C354 01 00000000:00000000 00:00000000 00000000     0        0 43002 1 0000000000000000 20 4 30 10 -1
-   2: 000000FD000000000000000001000000:0050 B80D0120000000000000000002000000:C355 08 00000000:00000000 00:00000000 00000000     0        0 43003 1 0000000000000000 20 4 30 10 -1
-"""
-UDP = """\
-   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
-  117: 00000000:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 44001 2 0000000000000000 0
-  118: 0200000A:C000 0500000A:0035 01 00000000:00000000 00:00000000 00000000     0        0 44002 2 0000000000000000 0
-"""
+DONE = struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0)
+
+
+def message(local, remote, state, inode, queue=0):
+    """One socket as the kernel reports it (linux/inet_diag.h); addresses as (ip, port)."""
+    family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+    ends = [socket.inet_pton(family, ip).ljust(16, b"\0") for ip, _ in (local, remote)]
+    ports = [struct.pack(">H", port) for _, port in (local, remote)]
+    ident = b"".join(ports) + b"".join(ends) + bytes(12)
+    body = struct.pack("=BBBB", family, state, 0, 0) + ident
+    body += struct.pack("=IIIII", 0, queue, 0, 0, inode)
+    return struct.pack("=IHHII", 16 + len(body), 20, 2, 1, 0) + body
+
+
+ANY4, ANY6 = ("0.0.0.0", 0), ("::", 0)
+POD, NODE = "10.0.0.2", "10.0.0.1"
+TCP = [
+    message(("0.0.0.0", 6379), ANY4, State.LISTEN, 41001, 3),
+    message((POD, 6379), (NODE, 50000), State.ESTABLISHED, 41002),
+    message((POD, 6379), (NODE, 50001), State.SYN_RECV, 0),
+    message((POD, 6379), (NODE, 50002), State.ESTABLISHED, 0, 5),
+    message((POD, 6379), (NODE, 50003), State.TIME_WAIT, 0),
+    message(("127.0.0.1", 8080), ANY4, State.LISTEN, 42001),
+    message((POD, 54321), ("10.0.0.5", 5432), State.ESTABLISHED, 42002),
+]
+TCP6 = [
+    message(("::", 80), ANY6, State.LISTEN, 43001),
+    message(("::ffff:10.0.0.2", 80), ("::ffff:10.0.0.1", 50004), State.ESTABLISHED, 43002),
+    message(("fd00::1", 80), ("2001:db8::2", 50005), State.CLOSE_WAIT, 43003),
+]
+UDP = [
+    message(("0.0.0.0", 53), ANY4, State.CLOSE, 44001),
+    message((POD, 49152), ("10.0.0.5", 53), State.ESTABLISHED, 44002),
+]
 TABLE = [
-    *sockets.parse(TCP, "tcp"),
-    *sockets.parse(TCP6, "tcp"),
-    *sockets.parse(UDP, "udp"),
+    *sockets.parse(b"".join(TCP), "tcp"),
+    *sockets.parse(b"".join(TCP6), "tcp"),
+    *sockets.parse(b"".join(UDP), "udp"),
 ]
 REDIS = {41001, 41002}
 PEER = Connection("10.0.0.2", 6379, "10.0.0.1", 50000)
@@ -90,9 +107,24 @@ def test_a_shared_port_is_not_others():
     assert Port("tcp", 6379) not in sockets.others(shared, REDIS).ports
 
 
+def test_an_answer_ends_with_done():
+    """What comes after it is not read; an answer that ends is told from one that goes on."""
+    assert list(sockets.parse(UDP[0] + DONE + UDP[1], "udp"))[1:] == [None]
+    assert None not in TABLE
+
+
+def test_a_refused_dump_is_an_error_with_the_kernels_number():
+    """A kernel without tcp_diag answers ENOENT."""
+    refusal = struct.pack("=IHHIIi16x", 36, 2, 0, 1, 0, -errno.ENOENT)
+
+    with pytest.raises(FileNotFoundError, match="sock_diag"):
+        list(sockets.parse(refusal, "tcp"))
+
+
 def test_the_kernels_table_has_our_own_listener():
-    """The files of a living process are read as they are: a port opened now is found now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        inode = os.fstat(server.fileno()).st_ino
-        port = Port("tcp", server.getsockname()[1])
-        assert sockets.listening(sockets.table(os.getpid()), {inode}) == {port}
+    """A port opened now is found now, by either family."""
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.create_server((address, 0), family=family) as server:
+            inode = os.fstat(server.fileno()).st_ino
+            port = Port("tcp", server.getsockname()[1])
+            assert sockets.listening(sockets.here(), {inode}) == {port}
