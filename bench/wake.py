@@ -65,7 +65,9 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
         for number in range(4 * rounds):
             what: Callable[[], None] = new if number % 2 == 0 else old
             cold = number >= 2 * rounds
+            rows.rest(kept)
             figures[f"{what.__name__} awake"].append(milliseconds(what))
+            rows.rest(kept)
             info = _asleep(daemon, reference)
             size = info.image_bytes
             figures["sleep"].append(info.sleep_ms)
