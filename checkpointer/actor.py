@@ -294,7 +294,7 @@ class Actor:
         self._timer = self._loop.call_later(seconds, lambda: self._start(self._look(), "look"))
 
     async def _look(self) -> None:
-        if self.container.life.state is not State.RUNNING:
+        if not self._runs():
             return
         if self.container.drain is not None:
             self.container.busy = "its pages are still being brought in after the last wake"
@@ -302,9 +302,12 @@ class Actor:
             return
         try:
             decision = await self._threaded(self._decide)
-        except OSError:
-            return  # the application is ending; the exit is on its way
-        if self.container.life.state is not State.RUNNING:
+        except OSError as error:
+            # A process ended while it was looked at. If it was the last one, the exit is on its way.
+            logger.debug("look.failed", extra={"error": str(error)})
+            self._look_in(1.0)
+            return
+        if not self._runs():
             return
         match decision:
             case idle.Idle():
@@ -313,6 +316,9 @@ class Actor:
             case idle.Busy(until, because):
                 self.container.busy = because
                 self._look_in(max(0.05, until - time.monotonic()))
+
+    def _runs(self) -> bool:
+        return self.container.life.state is State.RUNNING
 
     def _decide(self) -> idle.Idle | idle.Busy:
         container = self.container

@@ -51,9 +51,7 @@ def read(pids: Iterable[int]) -> Iterator[Process]:
         proc = Path(f"/proc/{pid}")
         try:
             links = tuple(_links(proc / "fd"))
-            tracer = int(
-                re.search(r"^TracerPid:\s*(\d+)", (proc / "status").read_text(), re.MULTILINE)[1]
-            )  # type: ignore[index]
+            tracer = _tracer((proc / "status").read_text())
             maps = {
                 line.split(None, 5)[5]
                 for line in (proc / "maps").read_text().splitlines()

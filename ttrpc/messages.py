@@ -72,7 +72,7 @@ def schema(package: str, table: Table) -> types.SimpleNamespace:
         for number, field, kind in fields:
             _add_field(proto, f".{package}", number, field, kind, table)
     # A pool of our own: two versions of a package in one process do not clash.
-    pool = descriptor_pool.DescriptorPool()
+    pool: Any = descriptor_pool.DescriptorPool()  # the stubs of protobuf 6 leave it untyped
     try:
         pool.AddSerializedFile(file.SerializeToString())
         found = {name: pool.FindMessageTypeByName(f"{package}.{name}") for name in table}
