@@ -29,8 +29,8 @@ CODE = Path("/opt/zeropod/lib/python")
 #: one that fails by itself again and again.
 PAUSE, LONGEST_PAUSE = 0.2, 2.0
 
-#: How long the services may take to answer each other, in seconds.
-PATIENCE = 10.0
+#: How long a service may take until it answers, in seconds: the daemon compiles BPF programs first.
+PATIENCE = 40.0
 
 DAEMON_SOCKET = "/run/zeropod/zeropod.sock"
 NRI_SOCKET = "/nri/nri.sock"
@@ -237,28 +237,30 @@ def prepare(running: list[Service]) -> None:
                 if done.returncode:
                     raise OSError(done.returncode, f"{archive.name}: {done.stderr}")
                 (marks / archive.name).touch()
+        notes = await_zeropod(running)
     except OSError as error:
         (LOGS / "failed").write_text(f"{error}\n", encoding="utf-8")
         return
     fresh = LOGS / "ready.new"
-    fresh.write_text("".join(f"{line}\n" for line in complaints(running)), encoding="utf-8")
+    fresh.write_text("".join(f"{note}\n" for note in notes), encoding="utf-8")
     fresh.rename(LOGS / "ready")
 
 
-def complaints(running: list[Service]) -> list[str]:
-    """What is not as it should be although containerd works: a line each."""
-    found = []
+def await_zeropod(running: list[Service]) -> list[str]:
+    """Waits for daemon and plugin; returns a line for each that this checkout does not have.
+
+    Raises:
+        TimeoutError: one is there and does not answer.
+    """
+    notes = []
     for name, answers in (("daemon", daemon_answers), ("plugin", plugin_registered)):
         for service in running:
             if service.name == name:
                 if service.needs and not service.needs.exists():
-                    found.append(f"without {name}: there is no {service.needs.relative_to(CODE)}")
-                    continue
-                try:
+                    notes.append(f"without {name}: there is no {service.needs.relative_to(CODE)}")
+                else:
                     wait(name, answers, PATIENCE)
-                except TimeoutError as error:
-                    found.append(str(error))
-    return found
+    return notes
 
 
 def daemon_answers() -> bool:

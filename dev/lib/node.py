@@ -26,7 +26,7 @@ from dev.lib.errors import DevError
 log = logging.getLogger("dev")
 
 #: Seconds after which a node that is not up has failed.
-PATIENCE = 60.0
+PATIENCE = 90.0
 
 #: Puts itself into the cgroups given before `--` and becomes the command after it.
 JOIN = 'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 70; shift; done; shift; exec "$@"'
@@ -108,8 +108,8 @@ class Node:
                 self._destroy()
                 raise
 
-    def complaints(self) -> List[str]:
-        """What did not come up besides containerd; empty when all is well."""
+    def notes(self) -> List[str]:
+        """What the checkout does not have, so that the node runs without it."""
         return (self.state / "log/node/ready").read_text(encoding="utf-8").splitlines()
 
     def stop(self) -> bool:
@@ -120,6 +120,12 @@ class Node:
         return there
 
     def _launch(self, environment: Environment, variant: str, zeropod: bool) -> None:
+        kind = process.run(["stat", "-f", "-c", "%T", self.state.parent]).strip()
+        if kind == "overlayfs":
+            raise DevError(
+                "%s is on an overlay file system, which cannot hold another one's layers. Run: "
+                "export ZEROPOD_DEV_CACHE=/a/directory/on/a/disk" % self.cache.root
+            )
         for name in ("upper", "work", "root", "containerd", "zeropod", "log/node"):
             (self.state / name).mkdir(parents=True)
         code.install(self.state / "upper", environment.project)

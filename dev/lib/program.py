@@ -11,6 +11,9 @@ from typing import Callable, NoReturn, Optional
 from dev.lib.errors import DevError
 
 
+log = logging.getLogger("dev")
+
+
 def run(main: Callable[[], int]) -> NoReturn:
     """Runs a program and exits with its status.
 
@@ -21,7 +24,8 @@ def run(main: Callable[[], int]) -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         status = main()
-    except DevError as error:
+    except (DevError, OSError) as error:
+        log.debug("", exc_info=True)
         print("%s: %s" % (sys.argv[0], error), file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
