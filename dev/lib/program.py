@@ -10,7 +10,6 @@ from typing import Callable, NoReturn, Optional
 
 from dev.lib.errors import DevError
 
-
 log = logging.getLogger("dev")
 
 
