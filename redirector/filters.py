@@ -26,6 +26,9 @@ _PARENTS: dict[Direction, int] = {
 }  # TC_H_CLSACT, linux/pkt_sched.h
 
 
+_TC_H_ROOT = 0xFFFFFFFF  # linux/pkt_sched.h
+
+
 class Filter(NamedTuple):
     """A filter of ours: which program it runs for which pod or hold."""
 
@@ -82,6 +85,15 @@ def add_clsact(route: Any, ifindex: int) -> None:
     except NetlinkError as error:
         if error.code != errno.EEXIST:
             raise
+
+
+def set_noqueue(route: Any, ifindex: int) -> None:
+    """Take the queueing discipline from a link that has a queue of its own, as a TAP does.
+
+    The default one reserves three more of that length (pfifo_fast: 24 bytes a frame), and some
+    (fq_codel) drop what has waited.
+    """
+    route.tc("replace", "noqueue", ifindex, parent=_TC_H_ROOT)
 
 
 def put(route: Any, ifindex: int, direction: Direction, wanted: Filter) -> bool:

@@ -33,6 +33,7 @@ class Tap:
                 filters.add_clsact(route, tap.ifindex)
                 filters.put(route, tap.ifindex, "ingress", ingress)
                 filters.put(route, tap.ifindex, "egress", egress)
+                filters.set_noqueue(route, tap.ifindex)
             links.set_up(tap.name, txqueuelen=settings.tap_frames)
         except BaseException:
             tap.close()
