@@ -18,7 +18,8 @@
 //   d  image directory, becomes descriptor 4       g  cgroup directory (v2), the worker is created in it
 //   i  becomes descriptor 5, 6, ... in order       n  namespace      m  mount namespace, entered last
 // The answer is 13 bytes, packed little-endian: u8 step, i32 errno, i32 pid, i32 guardian's pid, both as the host sees them.
-// Step 0 is success and carries a pidfd of the worker; any other names what failed (enum step) and no worker exists.
+// Step 0 is success and carries a pidfd of the worker; any other names what failed (enum step) and no worker exists. The end
+// of the connection without an answer means that the worker was killed, with its container say, before it could give one.
 //
 // A guardian is its page daemon's parent and outlives ours. It keeps the connection and holds the descriptors that messages
 // of kinds "hh..." bring (duplicates of userfaultfds: while one is open, an application whose page daemon died blocks
@@ -613,6 +614,7 @@ static void become_criu(const struct request *r, int connection, int guardian)
 
 	prctl(PR_SET_NAME, "criu");
 	signal(SIGCHLD, SIG_DFL); // criu waits for its children
+	signal(SIGPIPE, SIG_DFL);
 	for (int i = 0; i < r->n; i++)
 		if (r->kinds[i] == 'c' && write(r->fds[i], "0", 1) < 0)
 			fail(connection, STEP_CGROUP);
@@ -880,6 +882,7 @@ __attribute__((constructor)) static void zygote(void)
 	// and the kernel reaps them. Restored trees do not: they are of another pid level, and go to the container's PID 1.
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	signal(SIGCHLD, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN); // whoever read our stderr may be gone
 	unsetenv("CRIU_ZYGOTE_FD");
 	unsetenv("CRIU_KDAT");
 	unsetenv("CRIU_ZYGOTE_GUARD");

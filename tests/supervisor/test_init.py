@@ -206,34 +206,19 @@ def test_sigterm_before_the_application_is_up(container: Start) -> None:
 
 def test_a_storm_of_orphans(container: Start) -> None:
     """Ten thousand orphans at once are all reaped, and a signal in the midst of them is forwarded at once."""
-    code = """
-        import os, signal, time
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-        import ctypes; ctypes.CDLL(None).prctl(36, 0)  # its orphans go to the container's PID 1
-        go, ready = os.pipe(), os.pipe()
-        for _ in range(20):
-            if os.fork() == 0:
-                os.close(go[1])
-                for _ in range(500):
-                    if os.fork() == 0:
-                        os.read(go[0], 1)
-                        os._exit(0)
-                os.write(ready[1], b".")
-                os._exit(0)
-        os.close(go[0])
-        for _ in range(20):
-            os.wait()
-        print("ready")
-        os.close(go[1])  # ten thousand end
-        print(int(signal.sigwaitinfo([signal.SIGUSR1]).si_signo))
-        print("served")
-        time.sleep(100)
-    """
-    one = container(*python(code))
+
+    def prepare(own: Path) -> None:
+        source = Path(__file__).with_name("storm.c")
+        subprocess.run(
+            ["gcc", "-static", "-Wall", "-Werror", "-o", own / "storm", source], check=True
+        )
+
+    one = container("/.zeropod/storm", prepare=prepare)
     assert one.line(60) == "ready"
-    os.kill(one.pid, signal.SIGUSR1)
-    assert one.line(5) == str(int(signal.SIGUSR1))
-    assert one.line() == "served"
+    assert len(one.children) == 10_001
+    os.kill(one.children[0], signal.SIGUSR1)
+    os.kill(one.pid, signal.SIGUSR2)
+    assert one.line(5) == str(int(signal.SIGUSR2))
     until(lambda: len(one.children) == 1, 30)
     assert one.state == "run"
 
@@ -297,6 +282,15 @@ def test_hardened(container: Start) -> None:
     one.order(ASLEEP, "asleep")
     one.order(START, "run")
     assert one.line() == "ready"
+
+
+def test_the_list_of_system_calls_is_true() -> None:
+    """The calls that the source lists for seccomp profiles are those that it makes."""
+    source = (Path(__file__).parents[2] / "supervisor" / "zeropod-init.c").read_text()
+    listed = re.search(r"^// System calls,[^:]*: ((?:.*\n//)*? .*?)\.", source, re.MULTILINE)
+    assert listed
+    names = set(re.findall(r"\w+", listed[1].replace("//", "")))
+    assert names == set(re.findall(r"\bCALL\((\w+), ", source)) - {"n"}
 
 
 def test_same_bytes_from_anywhere(build: Callable[..., Path], tmp_path: Path) -> None:

@@ -193,6 +193,7 @@ def test_orders_from_inside_are_not_believed(container: Start) -> None:
                     print(code, int(signal.sigwaitinfo(everything).si_signo))
                 else:
                     print(code, "refused")
+        signal.sigwait([signal.SIGUSR1])
     """
     if os.uname().machine == "aarch64":
         code = code.replace("syscall(129", "syscall(138")

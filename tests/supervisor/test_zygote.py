@@ -216,6 +216,18 @@ def test_a_silent_client_delays_nobody(zygote: Zygote, images: Path) -> None:
     assert zygote.request(b"d", [os.open(images, os.O_RDONLY)]).step == 0
 
 
+def test_a_lost_log_does_not_end_it(bundle: Bundle, tmp_path: Path) -> None:
+    """Refusing a request when nobody reads its stderr any more does not end the zygote."""
+    read_end, write_end = os.pipe()
+    one = Zygote(bundle, tmp_path / "deaf.sock", stderr=write_end)
+    os.close(read_end)
+    os.close(write_end)
+    with socket.socket(socket.AF_UNIX) as some:
+        for _ in range(2):
+            assert one.request(b"x", [some.fileno()]).step == REQUEST
+    one.close()
+
+
 def test_worker_keeps_nothing_of_the_zygote(
     container: Start, zygote: Zygote, images: Path
 ) -> None:
@@ -310,7 +322,8 @@ def test_a_dead_container_is_an_error(container: Start, zygote: Zygote, images: 
     one = container("sleep", "100")
     one.reach("run")
     spaces = [os.open(f"/proc/{one.pid}/ns/{n}", os.O_RDONLY) for n in ("net", "pid")]
-    one.close()
+    os.kill(one.pid, signal.SIGTERM)
+    one.end()
     answer = zygote.request(b"nn", spaces)
     assert answer.step == 3
     assert zygote.request(b"d", [os.open(images, os.O_RDONLY)]).step == 0

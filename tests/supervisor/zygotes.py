@@ -68,6 +68,7 @@ class Zygote:
         path: Path,
         argv: Sequence[str] = SWRK,
         prefix: Sequence[str] = (),
+        stderr: int | None = None,
         **environment: str,
     ) -> None:
         """Starts it; it serves as soon as it has linked and tested itself."""
@@ -82,6 +83,7 @@ class Zygote:
                 [*prefix, *bundle.command(*argv)],
                 env=environment,
                 pass_fds=[fd],
+                stderr=stderr,
                 start_new_session=True,
             )
 
