@@ -12,6 +12,7 @@ import asyncio
 import functools
 import json
 import pathlib
+import threading
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ class Containers:
         self._executor = futures.ThreadPoolExecutor(4, thread_name_prefix="containerd")
         self._calls: tuple[Callable[..., Any], Callable[..., Any]] | None = None
         self._channel: Any = None
+        self._opening = threading.Lock()
 
     async def connect(self) -> None:
         """Load grpc and connect, so that the first container does not pay for it.
@@ -140,8 +142,11 @@ class Containers:
         return await loop.run_in_executor(self._executor, exchange)
 
     def _open(self) -> None:
-        if self._calls is not None:
-            return
+        with self._opening:
+            if self._calls is None:
+                self._calls = self._make_calls()
+
+    def _make_calls(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         try:
             import grpc  # noqa: PLC0415 - late, see above
         except ImportError as error:
@@ -155,7 +160,7 @@ class Containers:
             )
             return call
 
-        self._calls = (
+        return (
             method("Get", _api.GetContainerResponse),
             method("Update", _api.UpdateContainerResponse),
         )

@@ -7,6 +7,7 @@ supervisor. This keeps the usual error, at the usual moment.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
 import threading
@@ -51,7 +52,8 @@ class Lookup:
 
         def work() -> None:
             problem = _inside(pid, args[0], path)
-            loop.call_soon_threadsafe(done, problem)
+            with contextlib.suppress(RuntimeError):  # the loop may have ended meanwhile
+                loop.call_soon_threadsafe(done, problem)
 
         self._running += 1
         # A thread of its own: it cannot leave the container's file system again, and it may hang.

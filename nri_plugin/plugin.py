@@ -222,10 +222,10 @@ class Plugin:
             age = processes.age(found.pid)
             if age is not None:
                 self._known.change(found.id, started=time.monotonic() - age)
-        if found.managed and processes.is_supervisor(found.pid):
-            return
         if found.injected and found.state == api.State.RUNNING:
-            self._spawn(self._verify(found.id, found.pid), f"verify-{found.id[:12]}")
+            # At once if possible: the daemon should not hear of doubts about one that sleeps.
+            if not self._claim(found.id, found.pid):
+                self._spawn(self._verify(found.id, found.pid), f"verify-{found.id[:12]}")
         elif not found.injected and not found.reason:
             self._spawn(self._explain(found.id), f"explain-{found.id[:12]}")
 
@@ -269,7 +269,7 @@ class Plugin:
         """Wait until the process is the supervisor: only then is the container managed."""
         deadline = time.monotonic() + self._verify_timeout
         interval = VERIFY_INTERVAL
-        while not processes.is_supervisor(pid):
+        while not self._claim(container_id, pid):
             if not processes.exists(pid):
                 return  # ended; the event is on its way
             if time.monotonic() > deadline:
@@ -279,10 +279,18 @@ class Plugin:
                 return
             await asyncio.sleep(interval)
             interval = min(interval * 2, 0.1)
+
+    def _claim(self, container_id: str, pid: int) -> bool:
+        """Note that a container is managed if its process is the supervisor; tell whether so."""
+        if not processes.is_supervisor(pid):
+            return False
         found = self._known.get(container_id)
-        if found is not None and found.pid == pid and found.state != api.State.STOPPED:
-            self._known.change(container_id, managed=True, reason="")
+        if found is None or found.pid != pid or found.state == api.State.STOPPED:
+            return True  # nothing to claim any more
+        if not found.managed:
             _log.info("container.managed", extra={"container": found.title, "pid": pid})
+        self._known.change(container_id, managed=True, reason="")
+        return True
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
+from node import sleepers
 
 from dev import cri
 from nri_plugin import injection
@@ -377,6 +378,24 @@ def test_a_killed_plugin_takes_up_where_it_was(
     assert (before.pid, before.status().started_at) == (pid, started)
     after = pod.run(SHELL, FOREVER, name="after")
     assert supervised(after)
+
+
+@pytest.mark.both
+def test_a_sleeping_container_stays_asleep_when_the_plugin_restarts(
+    pods: Callable[..., cri.Pod], plugin: Plugin
+) -> None:
+    """The new plugin reports it as managed, the daemon keeps it, its data is there at the wake."""
+    one = sleepers.redis(pods, scaledown="0")
+    assert sleepers.command(one.ip, "SET", "key", "value") == "+OK"
+    one.sleep()
+    plugin.mark = plugin.LOG.stat().st_size
+    plugin.kill()
+    plugin.said("container.managed", pid=one.pid)
+    plugin.said("daemon.connected")
+    time.sleep(0.5)
+    assert one.info()["state"] == "ASLEEP"
+    assert sleepers.command(one.ip, "GET", "key").endswith("value")
+    one.reach("RUNNING")
 
 
 def test_a_plugin_killed_between_create_and_start_leaves_a_managed_container(
