@@ -198,9 +198,6 @@ class Actor:
             self.post(lifecycle.WakeAsked(self.container.off_cause))
 
     def _dump_failed(self, error: errors.DumpError) -> None:
-        if isinstance(error.__cause__, sleep.CalledOff):
-            self.post(lifecycle.SleepCalledOff(error.__cause__.cause))
-            return
         logger.warning(
             "sleep.failed",
             extra={"reason": error.reason, "criu": " | ".join(error.lines), "log": error.log},

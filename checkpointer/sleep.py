@@ -88,7 +88,12 @@ def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> d
             raise CalledOff(wake.kind)
         return {}
 
-    result = dump.dump(engine.zygotes, container.target, engine.store, frozen=frozen)
+    try:
+        result = dump.dump(engine.zygotes, container.target, engine.store, frozen=frozen)
+    except errors.DumpError as error:
+        if error.refused:
+            raise CalledOff(error.reason) from error
+        raise
     phases = {"hold": 1e3 * (ready - started), **result.phases}
     phases.pop("total", None)
     container.times.sleep = phases
