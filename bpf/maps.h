@@ -18,7 +18,10 @@
 #define MODE_SCOPE 0x0f
 #define MODE_DRAIN 0x80   /* only while frames are queued: `redirected` differs from `confirmed` */
 
-/* skb->mark inside the pod: low half is the hold. Cleared before a frame goes on. */
+/*
+ * skb->mark inside the pod: the low half is the hold. Cleared before a frame goes on. Marks from outside do
+ * not get in (veth clears them); a container that sets one on lo needs CAP_NET_RAW and cheats itself only.
+ */
 #define MARK_HELD 0x7a480000u   /* on its way to the TAP */
 #define MARK_REPLAY 0x7a520000u /* on its way back */
 #define MARK_MASK 0xffff0000u

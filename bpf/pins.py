@@ -26,6 +26,15 @@ def _digest(names: tuple[str, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
+def is_bpffs(path: Path) -> bool:
+    """Tell whether `path` is, or would be, in a bpf file system."""
+    mounts: dict[Path, str] = {}
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, where, kind, *_ = line.split()
+        mounts[Path(where)] = kind
+    return next((mounts[place] for place in (path, *path.parents) if place in mounts), "") == "bpf"
+
+
 class Pins:
     """The directories below one root in a bpf file system."""
 

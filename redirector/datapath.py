@@ -264,8 +264,11 @@ class Datapath:
         The load spawns the loader, so call this before anything that must not see a fork (grpc).
 
         Raises:
-            LoadError: the loader failed.
+            LoadError: the loader failed, or `root` is no place for pins.
         """
+        if not pins.is_bpffs(root):
+            message = f"{root} is not in a bpf file system: mount -t bpf bpf /sys/fs/bpf"
+            raise LoadError(message)
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         where = Pins(root)
         lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

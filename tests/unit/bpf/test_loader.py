@@ -10,7 +10,7 @@ import pytest
 
 from bpf import loader
 from bpf.errors import ToolchainError
-from bpf.pins import Pins
+from bpf.pins import Pins, is_bpffs
 
 
 def test_a_split_header_tree_becomes_one(tmp_path: Path):
@@ -68,3 +68,8 @@ def test_an_interrupted_load_is_not_complete(tmp_path: Path):
     assert not pins.complete()
     pins.programs.mkdir()
     assert pins.complete()
+
+
+def test_an_ordinary_directory_is_no_place_for_pins(tmp_path: Path):
+    """Pins need a bpf file system, which a temporary directory is not."""
+    assert not is_bpffs(tmp_path / "zeropod")
