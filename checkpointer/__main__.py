@@ -55,9 +55,10 @@ async def _serve(chosen: settings.Settings) -> None:
     engine = await loop.run_in_executor(None, lambda: _engine(chosen))
     node = Node(engine, containers.Records(chosen.run_dir / "containers"), chosen.workers)
     engine.execs.start(node.wanted)
-    await node.start()
+    node.load()
     api = server.Server(service.services(node))
     await api.serve_unix(chosen.socket, mode=0o600)
+    await node.loaded()
     # What is there now stays; without this every collection walks all of it.
     gc.collect()
     gc.freeze()

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 HISTORY = 1000
 """Transitions kept for `zeropod watch`; a watcher that falls further behind misses some."""
 
+ADOPT_AGAIN = 5.0
+"""Seconds before a container that could not be taken over is tried again."""
+
 LONG_POLL = 20.0
 """Seconds that a Watch call waits before it answers with nothing."""
 
@@ -57,8 +60,8 @@ class Node:
 
     # --- taking over -------------------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Take over what the last daemon left; returns when every recorded container has an actor or is gone."""
+    def load(self) -> None:
+        """Begin to take over what the last daemon left."""
         for record in list(self._records.load()):
             if record.reason or not record.pid:
                 self._known[record.id] = record
@@ -66,10 +69,13 @@ class Node:
                 self._know(record)
             else:
                 self._records.drop(record.id)
+
+    async def loaded(self) -> None:
+        """Wait until every recorded container has an actor or is gone; then clear away what is nobody's."""
+        await asyncio.gather(*self._adopting.values())
         pods = {record.sandbox_id for record in self._known.values()}
         for sandbox_id in set(self.engine.datapath.sandboxes()) - pods:
             self.engine.datapath.forget(sandbox_id)
-        await asyncio.gather(*self._adopting.values())
         self.engine.store.gc(set(self._known))
 
     def report(self, reported: Iterable[Any], removed: Iterable[str], *, complete: bool) -> None:
@@ -132,9 +138,9 @@ class Node:
         except Exception as error:
             os.close(pidfd)
             log.exception("adopt.failed", extra={"pod": record.title})
-            self._known[record.id] = dataclasses.replace(
-                record, reason=f"the daemon could not take it over: {error}"
-            )
+            reason = f"the daemon could not take it over and tries again: {error}"
+            self._known[record.id] = dataclasses.replace(record, reason=reason)
+            self._loop.call_later(ADOPT_AGAIN, self._adopt_again, record)
             return
         actor = Actor(container, self.engine, self._pool, self._observe, self._ended)
         self._actors[record.id] = actor
@@ -145,6 +151,10 @@ class Node:
         actor.watch()
         for event in events:
             actor.post(event)
+
+    def _adopt_again(self, record: containers.Record) -> None:
+        if record.alive() and record.id in self._known:
+            self._know(record)
 
     def _exited(self, container_id: str) -> None:
         pidfd = self._pidfds.pop(container_id)
