@@ -75,7 +75,7 @@ def _hierarchies() -> list[str]:
     return [line.split(":", 2)[1] for line in lines]
 
 
-def _below(path: str, root: str) -> str:
+def below(path: str, root: str) -> str:
     """Return a cgroup's path relative to the root of the mount through which we see it."""
     if root == "/":
         return path.lstrip("/")
@@ -104,7 +104,7 @@ def of(pid: int) -> Cgroups:
         if name not in _mounts():
             continue
         point, root = _mounts()[name]
-        directory = point / _below(path, root)
+        directory = point / below(path, root)
         if name:
             v1[name] = directory
         else:
@@ -191,7 +191,7 @@ def _reclaimable(directory: Path) -> int:
     return sum(int(value) for key, value in lines if key in keys)
 
 
-def _memory_room(directory: Path) -> int | None:
+def memory_room(directory: Path) -> int | None:
     """Return the bytes that still fit into a cgroup, None without a limit."""
     limit = _number(directory / "memory.limit_in_bytes")
     used = _number(directory / "memory.usage_in_bytes")
@@ -218,7 +218,7 @@ def room(supervisor_pid: int, pages_bytes: int, tasks: int) -> str | None:
     memory = groups.controller("memory")
     if memory is not None:
         for directory in _ancestors(memory, _point(memory)):
-            free = _memory_room(directory)
+            free = memory_room(directory)
             if free is not None and free < need:
                 return f"it needs {need >> 20} MiB of memory, {directory} has room for {max(free, 0) >> 20}"
     pids = groups.controller("pids")

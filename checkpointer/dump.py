@@ -260,6 +260,7 @@ class _Dump:
     def _finish(self) -> None:
         """Kill what criu did not come to: the image is committed and part of the tree is dead already."""
         deadline = time.monotonic() + _DEATH
+        rescue.sweep(self._target.supervisor_pid)
         while self._supervisor.application() is not None:
             rescue.kill(self._pids)
             if time.monotonic() > deadline:

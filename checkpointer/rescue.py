@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bpf import syscall
 from checkpointer import processes
+from checkpointer.supervisor import CRIU
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +80,9 @@ def after_dump(application: int) -> Rescued:
     Args:
         application: Root of the tree.
     """
-    if not processes.alive(application):
+    try:
+        sweep(processes.parent(application))
+    except ProcessLookupError:
         return Rescued(False, "the application has ended")
     pids = processes.tree(application)
     deadline = time.monotonic() + _PATIENCE
@@ -98,6 +101,14 @@ def after_dump(application: int) -> Rescued:
     if not processes.alive(application):
         return Rescued(False, "the application has ended")
     return Rescued(True, f"{len(pids)} processes run, {mended} sockets taken out of repair mode")
+
+
+def sweep(supervisor_pid: int) -> None:
+    """Kill what a killed criu has left below a supervisor: the children that it tries the kernel's features with."""
+    for pid in processes.children(supervisor_pid):
+        with contextlib.suppress(ProcessLookupError):
+            if processes.comm(pid) == CRIU:
+                kill([pid])
 
 
 def _captives(pids: Iterable[int]) -> list[int]:
@@ -168,16 +179,39 @@ def _tcp_sockets(pid: int) -> Iterator[tuple[int, socket.socket]]:
         os.close(pidfd)
 
 
-def silence(pids: Iterable[int]) -> None:
-    """Put the connections of processes that will be killed into repair mode: closed in it, they send no FIN.
+class Hush:
+    """Connections of a tree that may have to be killed: closed in repair mode, they send no FIN.
 
-    A half-restored tree has connections that its image has, too; their peers must not hear of its end.
+    A half-restored tree has connections that its image has, too; their peers must not hear of its end. Duplicates,
+    since its tasks may die by themselves: criu's breakpoints kill them when it is not there to catch them.
     """
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            for _, duplicate in _tcp_sockets(pid):
-                with contextlib.suppress(OSError):  # a listening socket
+
+    def __init__(self) -> None:
+        # Numbers, not objects: socket.dup() sets a timeout, which would take O_NONBLOCK off the application's own file.
+        self._held: list[int] = []
+
+    def take(self, pids: Iterable[int]) -> None:
+        """Duplicate the connections of these processes."""
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                self._held += [os.dup(duplicate.fileno()) for _, duplicate in _tcp_sockets(pid)]
+
+    def close(self, *, silently: bool) -> None:
+        """Close the duplicates; `silently` also silences those that the processes still have."""
+        for copy in self._held:
+            with socket.socket(fileno=copy) as duplicate, contextlib.suppress(OSError):  # a listening socket
+                if silently:
                     duplicate.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _TCP_REPAIR_ON)
+        self._held.clear()
+
+
+def end(pids: Iterable[int]) -> None:
+    """Kill processes of a restored tree without a word to their peers."""
+    pids = list(pids)
+    hush = Hush()
+    hush.take(pids)
+    hush.close(silently=True)
+    kill(pids)
 
 
 def kill(pids: Iterable[int]) -> None:

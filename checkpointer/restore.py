@@ -165,6 +165,7 @@ class _Restore:
         self._worker: Worker | None = None
         self._objection: Exception | None = None
         self._released = False
+        self._hush = rescue.Hush()
         self._clock = Clock()
 
     def run(self, *, lazy: bool) -> Restored:
@@ -182,7 +183,10 @@ class _Restore:
             with self._worker:
                 return self._thaw(self._worker, keys)
         except (CheckpointerError, ProcessLookupError, OSError) as error:
+            self._hush.close(silently=True)
             raise self._failed(error) from error
+        finally:
+            self._hush.close(silently=False)
 
     @contextlib.contextmanager
     def _directory(self) -> Iterator[int]:
@@ -221,18 +225,26 @@ class _Restore:
             raise self._objection
 
     def _asked(self, script: str) -> bool:
-        """Answer a notification; at pre-resume everything is there and nothing has run."""
-        if script != "pre-resume" or self._worker is None:
+        """Answer a notification.
+
+        At post-restore all connections are there, still in repair mode; at pre-resume everything is, and nothing
+        has run.
+        """
+        if script not in {"post-restore", "pre-resume"} or self._worker is None:
+            return True
+        tree = processes.tree(self._worker.pid)[1:]
+        if script == "post-restore":
+            if self._image.manifest.held.connections:
+                self._hush.take(tree)
             return True
         self._clock.phase("criu")
-        tree = processes.tree(self._worker.pid)[1:]
         try:
             self._inspect(tree)
             if self._drain is not None:
                 self._drain.hold()
         except (CheckpointerError, OSError) as error:
             self._objection = error
-            _end(tree)  # criu would go on in spite of a no
+            rescue.end(tree)  # criu would go on in spite of a no
             return False
         self._image.release()
         self._released = True
@@ -280,7 +292,7 @@ class _Restore:
         if self._released and worker.wait(_CRIU_END):
             return
         if not self._released:
-            _end(processes.tree(worker.pid)[1:])
+            rescue.end(processes.tree(worker.pid)[1:])
         if not worker.wait(1.0):
             worker.kill()
             worker.wait(_CRIU_END)
@@ -326,14 +338,8 @@ def kill_tree(target: Target) -> None:
         if time.monotonic() > deadline:
             raise SupervisorError(f"process {left[0]} cannot be killed")
         for pid in left:
-            _end(processes.tree(pid))
+            rescue.end(processes.tree(pid))
         time.sleep(_POLL)
-
-
-def _end(pids: list[int]) -> None:
-    """Kill processes of a restored tree without a word to their peers."""
-    rescue.silence(pids)
-    rescue.kill(pids)
 
 
 def differences(before: dict[int, Security], after: dict[int, Security]) -> list[str]:

@@ -17,6 +17,7 @@ import time
 from checkpointer import processes
 from checkpointer.errors import SupervisorError
 
+CRIU = "criu"  # the process name of criu and all that it forks, until a restored task gets its own
 _DIRECTORY = "/.zeropod/"
 _POLL = 0.0002  # seconds between looks at the name; the answer takes about 50 microseconds
 
@@ -82,10 +83,11 @@ class Supervisor:
         """Return the living application's pid.
 
         Orphans of exec sessions become the supervisor's children as well; the application was its first fork, so
-        it has the lowest number inside.
+        it has the lowest number inside. Left out is what a killed criu leaves: its helpers, half-restored tasks.
         """
         try:
             found = [pid for pid in processes.children(self.pid) if processes.alive(pid)]
+            found = [pid for pid in found if processes.comm(pid) != CRIU]
             return min(found, key=processes.vpid, default=None)
         except ProcessLookupError:
             return None

@@ -1,0 +1,453 @@
+"""The checkpoint engine on real processes: what it promises when all goes well, and when anything dies in between."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from node import criu_lab
+
+from checkpointer import cgroups, criu, dump, errors, lazy, processes, restore
+from checkpointer.dump import Frozen
+from checkpointer.images import Fence, Image, Store
+from checkpointer.supervisor import Signal, State
+from checkpointer.zygote import Bundle, Zygotes
+
+BUNDLE = Path("/opt/zeropod/criu")
+POINTS = 24  # at which a process is killed
+LAZY_MEBIBYTES = 192  # takes a page daemon longer than a test needs to kill it
+
+
+def no_notes(_: Frozen) -> dict[str, Any]:
+    """Let a dump go on."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def zygotes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygotes]:
+    """Zygotes of our own, ended afterwards."""
+    slice_ = cgroups.Slice.ensure("zeropod-engine.slice")
+    own = Zygotes(Bundle.at(BUNDLE), tmp_path_factory.mktemp("run"), slice_)
+    own.ensure()
+    yield own
+    for zygote in (own.swrk, own.lazy):
+        os.kill(zygote.pid, signal.SIGKILL)
+        os.waitpid(zygote.pid, 0)
+    for directory in slice_.directories:
+        criu_lab.until(lambda directory=directory: removed(directory))
+
+
+def removed(directory: Path) -> bool:
+    """Remove a cgroup; False while something is left in it."""
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+    return not directory.exists()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty image store."""
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    """Where containers have their roots."""
+    directory = tmp_path / "lab"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def app(lab: Path) -> Iterator[criu_lab.Application]:
+    """A running application with open connections to its two processes."""
+    application = criu_lab.Application(lab)
+    yield application
+    application.close()
+
+
+def sleep(zygotes: Zygotes, app: criu_lab.Application, store: Store) -> Image:
+    """Dump the application; return its image."""
+    return dump.dump(zygotes, app.container.target, store, frozen=no_notes).image
+
+
+def wake(
+    zygotes: Zygotes, app: criu_lab.Application, image: Image, **options: Any
+) -> restore.Restored:
+    """Restore the application and settle it."""
+    restored = restore.restore(zygotes, app.container.target, image, **options)
+    restored.resume()
+    restored.settle()
+    return restored
+
+
+class Striker:
+    """Sends a signal to a container's criu, some time after it has started."""
+
+    def __init__(self, zygotes: Zygotes, pid: int, after: float, number: signal.Signals) -> None:
+        self.struck: list[int] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(zygotes, pid, after, number))
+
+    def _run(self, zygotes: Zygotes, pid: int, after: float, number: signal.Signals) -> None:
+        while not self._over.is_set():
+            if workers := zygotes.running(pid):
+                time.sleep(after)
+                for worker in workers:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(worker, number)
+                        self.struck.append(worker)
+                return
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def test_memory_and_connections_survive_three_cycles(
+    zygotes: Zygotes, app: criu_lab.Application, store: Store
+) -> None:
+    """A process tree with threads answers on its old connections after every wake, in the cgroups it had before."""
+    for _ in range(3):
+        image = sleep(zygotes, app, store)
+        assert app.container.supervisor.state() is State.ASLEEP
+        assert app.container.supervisor.application() is None
+        restored = wake(zygotes, app, image)
+        assert app.intact()
+        wanted = cgroups.of(app.container.pid)
+        assert [cgroups.of(pid) for pid in restored.tree()] == [wanted, wanted]
+        image.drop()
+
+
+def test_phases_add_up(zygotes: Zygotes, app: criu_lab.Application, store: Store) -> None:
+    """The phases of a dump and of a restore are their total."""
+    result = dump.dump(zygotes, app.container.target, store, frozen=no_notes)
+    restored = wake(zygotes, app, result.image)
+    for phases in (result.phases, restored.phases):
+        total = phases.pop("total")
+        assert sum(phases.values()) == pytest.approx(total)
+
+
+def test_the_image_tells_what_to_hold(
+    zygotes: Zygotes, app: criu_lab.Application, store: Store
+) -> None:
+    """Listening ports and connections reach the callback from the image, and the notes reach the manifest."""
+    seen: list[Frozen] = []
+
+    def look(frozen: Frozen) -> dict[str, Any]:
+        seen.append(frozen)
+        return {"pod": "default/app"}
+
+    image = dump.dump(zygotes, app.container.target, store, frozen=look).image
+    assert {("tcp", 7000), ("tcp", 7001)} == set(seen[0].held.ports)
+    assert {ends.local_port for ends in seen[0].held.connections} == {7000, 7001}
+    loaded = store.load(app.container.id)
+    assert loaded == image
+    assert loaded.manifest.notes == {"pod": "default/app"}
+    assert loaded.manifest.held == seen[0].held
+
+
+def test_a_refusal_lets_the_application_run_on(
+    zygotes: Zygotes, app: criu_lab.Application, store: Store
+) -> None:
+    """Refused in post-dump, with everything frozen and written, the application goes on and no image is left."""
+
+    def refuse(_: Frozen) -> dict[str, Any]:
+        raise errors.Refused("a packet came")
+
+    with pytest.raises(errors.DumpError, match="a packet came") as caught:
+        dump.dump(zygotes, app.container.target, store, frozen=refuse)
+    assert caught.value.refused
+    assert caught.value.outcome is errors.Outcome.RUNNING
+    runs_on(app, store)
+
+
+def runs_on(app: criu_lab.Application, store: Store) -> None:
+    """Check that a failed dump left the application, its signals and the store as they were."""
+    assert app.container.supervisor.state() is State.RUN
+    assert app.intact()
+    assert store.all() == []
+    root = app.container.supervisor.application()
+    for pid in processes.tree(root or 0):
+        for tid in processes.tasks(pid):
+            status = Path(f"/proc/{tid}/status").read_text()
+            assert "SigBlk:\t0000000000000000" in status
+            assert "TracerPid:\t0" in status
+
+
+def test_a_bug_in_the_callback_lets_the_application_run_on(
+    zygotes: Zygotes, app: criu_lab.Application, store: Store
+) -> None:
+    """Any exception of the caller's comes back to the caller, after the application was let go."""
+
+    def fail(_: Frozen) -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        dump.dump(zygotes, app.container.target, store, frozen=fail)
+    runs_on(app, store)
+
+
+@pytest.mark.parametrize("failing", [1, 5, 20])
+def test_a_disk_that_cannot_sync_lets_the_application_run_on(
+    zygotes: Zygotes, app: criu_lab.Application, tmp_path: Path, failing: int
+) -> None:
+    """An fsync that fails, at any file, calls the dump off before the kill."""
+    calls = itertools.count(1)
+
+    def broken(fd: int) -> None:
+        if next(calls) == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        os.fsync(fd)
+
+    store = Store(tmp_path / "broken", fsync=broken)
+    with pytest.raises(errors.DumpError, match="Input/output error"):
+        dump.dump(zygotes, app.container.target, store, frozen=no_notes)
+    runs_on(app, store)
+
+
+def test_criu_killed_at_any_point_of_a_dump(
+    zygotes: Zygotes, app: criu_lab.Application, store: Store
+) -> None:
+    """Whenever criu dies the application is either whole and answers on its connections, or whole in its image."""
+    span = 1e-3 * dump_phases(zygotes, app, store)
+    survived = 0
+    for point in range(POINTS):
+        failure, image = None, None
+        with Striker(zygotes, app.container.pid, span * point / POINTS, signal.SIGKILL):
+            try:
+                image = sleep(zygotes, app, store)
+            except errors.DumpError as error:
+                failure = error
+        if image is not None:
+            wake(zygotes, app, image)
+            assert app.intact()
+            image.drop()
+            continue
+        assert failure is not None
+        assert failure.outcome is errors.Outcome.RUNNING, failure
+        runs_on(app, store)
+        survived += 1
+    assert survived
+
+
+def dump_phases(zygotes: Zygotes, app: criu_lab.Application, store: Store) -> float:
+    """Return how long criu works in a dump, in milliseconds, after a cycle that shows it."""
+    result = dump.dump(zygotes, app.container.target, store, frozen=no_notes)
+    wake(zygotes, app, result.image)
+    result.image.drop()
+    return result.phases["total"] - result.phases["arm"]
+
+
+def test_criu_killed_at_any_point_of_a_restore(
+    zygotes: Zygotes, app: criu_lab.Application, store: Store
+) -> None:
+    """Whenever criu dies, either the application runs, or nothing of it does and the same image brings it back."""
+    image = sleep(zygotes, app, store)
+    span = 1e-3 * wake(zygotes, app, image).phases["total"]
+    retried = 0
+    for point in range(POINTS):
+        image = sleep(zygotes, app, store)
+        failure = None
+        with Striker(zygotes, app.container.pid, span * point / POINTS, signal.SIGKILL):
+            try:
+                wake(zygotes, app, image)
+            except errors.RestoreError as error:
+                failure = error
+        if failure is not None:
+            assert failure.retry, failure
+            assert app.container.supervisor.application() is None
+            assert image.fence_state() is Fence.NONE
+            wake(zygotes, app, image)
+            retried += 1
+        assert app.intact()
+    assert retried
+
+
+def test_other_rights_than_before_kill_the_tree_before_it_runs(
+    zygotes: Zygotes, app: criu_lab.Application, store: Store
+) -> None:
+    """A restored task with other rights than the dumped one never runs, and the reason names the difference."""
+    image = sleep(zygotes, app, store)
+    tid, facts = next(iter(image.manifest.security.items()))
+    wrong = {**image.manifest.security, tid: facts._replace(cap_eff="0000000000000000")}
+    other = dataclasses.replace(
+        image, manifest=dataclasses.replace(image.manifest, security=wrong)
+    )
+    with pytest.raises(errors.RestoreError, match="cap_eff") as caught:
+        restore.restore(zygotes, app.container.target, other)
+    assert caught.value.retry
+    assert app.container.supervisor.application() is None
+    wake(zygotes, app, image)
+    assert app.intact()
+
+
+def test_an_image_is_used_once(zygotes: Zygotes, app: criu_lab.Application, store: Store) -> None:
+    """After the application was let go from an image, nothing restores it again."""
+    image = sleep(zygotes, app, store)
+    assert image.fence_state() is Fence.NONE
+    wake(zygotes, app, image)
+    assert image.fence_state() is Fence.RELEASED
+    app.container.supervisor.tell(Signal.ARM, State.ARMED)
+    restore.kill_tree(app.container.target)
+    with pytest.raises(errors.RestoreError, match="has run on since") as caught:
+        restore.restore(zygotes, app.container.target, image)
+    assert not caught.value.retry
+
+
+def test_a_hung_criu_is_given_up_in_a_dump(
+    zygotes: Zygotes, app: criu_lab.Application, store: Store
+) -> None:
+    """The watchdog of a dump ends criu, not the application."""
+    with (
+        Striker(zygotes, app.container.pid, 0.004, signal.SIGSTOP),
+        pytest.raises(errors.DumpError, match="in time") as caught,
+    ):
+        dump.dump(zygotes, app.container.target, store, frozen=no_notes, timeout=1.0)
+    assert caught.value.outcome is errors.Outcome.RUNNING
+    runs_on(app, store)
+
+
+def test_a_hung_criu_is_given_up_in_a_restore(
+    zygotes: Zygotes, app: criu_lab.Application, store: Store
+) -> None:
+    """The watchdog of a restore leaves nothing behind, and the same image brings the application back."""
+    image = sleep(zygotes, app, store)
+    with (
+        Striker(zygotes, app.container.pid, 0.006, signal.SIGSTOP),
+        pytest.raises(errors.RestoreError, match="in time") as caught,
+    ):
+        restore.restore(zygotes, app.container.target, image, timeout=1.0)
+    assert caught.value.retry
+    wake(zygotes, app, image)
+    assert app.intact()
+
+
+def test_what_criu_forgets_comes_back(zygotes: Zygotes, lab: Path, store: Store) -> None:
+    """CPU affinity, I/O priority and timer slack of each thread are as before."""
+    program = "import os, time; os.sched_setaffinity(0, {0}); open('/proc/self/timerslack_ns', 'w').write('70000')"
+    program += "; time.sleep(1000)"
+    python = os.path.realpath(sys.base_prefix + "/bin/python3")
+    container = criu_lab.Container(lab, [python, "-c", program])
+    try:
+        pid = container.supervisor.application() or 0
+        criu_lab.until(lambda: processes.tuning(pid).timer_slack == 70000)
+        subprocess.run(["ionice", "-c", "2", "-n", "6", "-p", str(pid)], check=True)
+        before = processes.tuning(pid)
+        image = dump.dump(zygotes, container.target, store, frozen=no_notes).image
+        restored = restore.restore(zygotes, container.target, image)
+        restored.resume()
+        assert processes.tuning(restored.pid) != before
+        restored.settle()
+        assert processes.tuning(restored.pid) == before
+    finally:
+        container.kill()
+
+
+def test_stdio_is_the_supervisors(
+    zygotes: Zygotes, app: criu_lab.Application, store: Store
+) -> None:
+    """What the application writes after a wake goes where it went before."""
+    before = processes.pipes(app.container.pid)
+    assert before
+    restored = wake(zygotes, app, sleep(zygotes, app, store))
+    assert processes.pipes(restored.pid) == before
+
+
+def test_a_lazy_wake_fills_in_all_memory(zygotes: Zygotes, lab: Path, store: Store) -> None:
+    """A lazily restored application answers with its memory intact, also when another daemon takes the drain over."""
+    application = criu_lab.Application(lab, LAZY_MEBIBYTES)
+    try:
+        image = sleep(zygotes, application, store)
+        assert lazy.worth(image.manifest)
+        restored = wake(zygotes, application, image, lazy=True)
+        found = lazy.find(image)
+        assert found is not None
+        assert application.intact()
+        assert found.wait(30) is lazy.Drained.OK
+        assert restored.drain is not None
+        assert restored.drain.state() is lazy.Drained.OK
+        restored.drain.close()
+    finally:
+        application.close()
+
+
+def test_a_dead_page_daemon_costs_time_not_memory(
+    zygotes: Zygotes, lab: Path, store: Store
+) -> None:
+    """Without its page daemon the application blocks instead of reading zeros; the image brings it back eagerly."""
+    application = criu_lab.Application(lab, LAZY_MEBIBYTES)
+    try:
+        image = sleep(zygotes, application, store)
+        restored = restore.restore(zygotes, application.container.target, image, lazy=True)
+        assert restored.drain is not None
+        os.kill(restored.drain.pid, signal.SIGKILL)
+        restored.resume()
+        assert restored.drain.wait(10) is lazy.Drained.FAILED
+        client = application.clients[0]
+        assert client.silent(0.5)
+        again = restore.again(zygotes, application.container.target, image, restored.drain)
+        again.resume()
+        again.settle()
+        client = criu_lab.Client(application.container, 7000)
+        assert client.ask() == application.digests[0]
+        client.close()
+        assert image.fence_state() is Fence.RELEASED
+    finally:
+        application.close()
+
+
+def test_no_dump_while_pages_come_in(zygotes: Zygotes, lab: Path, store: Store) -> None:
+    """A dump of half-loaded memory is refused; the application runs on."""
+    application = criu_lab.Application(lab, LAZY_MEBIBYTES)
+    try:
+        restored = wake(zygotes, application, sleep(zygotes, application, store), lazy=True)
+        assert restored.drain is not None
+        os.kill(restored.drain.pid, signal.SIGSTOP)
+        with pytest.raises(errors.DumpError, match="still being loaded"):
+            sleep(zygotes, application, store)
+        os.kill(restored.drain.pid, signal.SIGCONT)
+        assert restored.drain.wait(30) is lazy.Drained.OK
+        restored.drain.close()
+        assert application.intact()
+    finally:
+        application.close()
+
+
+def test_no_room_is_said_before_anything_is_tried(
+    zygotes: Zygotes, app: criu_lab.Application, store: Store
+) -> None:
+    """A memory limit below the image is a reason that names the cgroup and both sizes."""
+    manifest = sleep(zygotes, app, store).manifest
+    assert cgroups.room(app.container.pid, manifest.pages_bytes, manifest.tasks) is None
+    memory = cgroups.of(app.container.pid).controller("memory")
+    assert memory is not None
+    limit = "memory.max" if (memory / "memory.max").exists() else "memory.limit_in_bytes"
+    (memory / limit).write_text(str(manifest.pages_bytes))
+    reason = cgroups.room(app.container.pid, manifest.pages_bytes, manifest.tasks)
+    assert reason is not None
+    assert str(memory) in reason
+
+
+def test_a_later_daemon_finds_the_zygotes(zygotes: Zygotes, tmp_path: Path) -> None:
+    """Zygotes outlive the daemon that started them: the next one of the same version uses them."""
+    run_dir = zygotes._directory.parent
+    later = Zygotes(zygotes.bundle, run_dir, cgroups.Slice.ensure("zeropod-engine.slice"))
+    assert (later.swrk, later.lazy) == (zygotes.swrk, zygotes.lazy)
+    assert criu.telling(tmp_path / "none") == ()

@@ -1,0 +1,98 @@
+"""What is held is read from the image: sockets become ports and connections, garbage becomes an error."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from checkpointer import held
+from checkpointer.errors import ImageError
+from redirector.endpoints import Connection, Port
+
+ESTABLISHED, CLOSE, CLOSE_WAIT, LISTEN = 1, 7, 8, 10
+
+
+def words(address: str, family: int = socket.AF_INET) -> list[int]:
+    """An address as criu stores it: words of the network's bytes, in the machine's order."""
+    raw = socket.inet_pton(family, address)
+    return [number for (number,) in struct.iter_unpack("=I", raw)]
+
+
+def sock(proto: int, state: int, local: int, remote: int = 0, **more: object) -> SimpleNamespace:
+    """An inet socket of an image."""
+    plain = {
+        "family": socket.AF_INET,
+        "src_addr": words("10.0.0.1"),
+        "dst_addr": words("10.0.0.9"),
+    }
+    ends = {"src_port": local, "dst_port": remote}
+    return SimpleNamespace(**{"proto": proto, "state": state, **plain, **ends, **more})
+
+
+def test_listening_and_bound_sockets_are_ports() -> None:
+    """TCP counts when it listens, UDP when it is bound, connected or not."""
+    found = held.of(
+        [
+            sock(socket.IPPROTO_TCP, LISTEN, 80),
+            sock(socket.IPPROTO_TCP, CLOSE, 81),
+            sock(socket.IPPROTO_UDP, CLOSE, 53),
+            sock(socket.IPPROTO_UDP, ESTABLISHED, 54, 4000),
+            sock(socket.IPPROTO_UDP, CLOSE, 0),
+            sock(socket.IPPROTO_ICMP, CLOSE, 5),
+        ]
+    )
+    assert found.ports == {Port("tcp", 80), Port("udp", 53), Port("udp", 54)}
+    assert not found.connections
+
+
+def test_half_closed_connections_are_connections() -> None:
+    """Whatever is not listening and has two ends is held, in any state."""
+    found = held.of(
+        [
+            sock(socket.IPPROTO_TCP, ESTABLISHED, 80, 4000),
+            sock(socket.IPPROTO_TCP, CLOSE_WAIT, 80, 4001),
+        ]
+    )
+    assert found.connections == {
+        Connection("10.0.0.1", 80, "10.0.0.9", 4000),
+        Connection("10.0.0.1", 80, "10.0.0.9", 4001),
+    }
+
+
+def test_mapped_addresses_are_ipv4() -> None:
+    """An IPv4 connection on a dual-stack socket is told as the packets are: IPv4."""
+    v6 = {"family": socket.AF_INET6}
+    mapped = sock(socket.IPPROTO_TCP, ESTABLISHED, 80, 4000, **v6)
+    mapped.src_addr = words("::ffff:10.0.0.1", socket.AF_INET6)
+    mapped.dst_addr = words("::ffff:10.0.0.9", socket.AF_INET6)
+    real = sock(socket.IPPROTO_TCP, ESTABLISHED, 80, 4000, **v6)
+    real.src_addr = words("fd00::1", socket.AF_INET6)
+    real.dst_addr = words("fd00::9", socket.AF_INET6)
+    assert held.of([mapped, real]).connections == {
+        Connection("10.0.0.1", 80, "10.0.0.9", 4000),
+        Connection("fd00::1", 80, "fd00::9", 4000),
+    }
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", struct.pack("<II", 0x54564319, 0x12345678)])
+def test_another_file_is_refused(data: bytes) -> None:
+    """A file that does not begin with criu's numbers is an error, not an empty set."""
+    with pytest.raises(ImageError):
+        list(held.parse(data))
+
+
+def test_a_file_cut_short_is_refused() -> None:
+    """An entry that is longer than the file is an error."""
+    magic = struct.pack("<II", 0x54564319, 0x56303138)
+    with pytest.raises(ImageError, match="cut short"):
+        list(held.parse(magic + struct.pack("<I", 100) + b"x" * 50))
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    """An image without files.img is an error."""
+    with pytest.raises(ImageError, match="cannot be read"):
+        held.read(tmp_path)

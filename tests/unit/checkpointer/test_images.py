@@ -1,0 +1,227 @@
+"""The image store: nothing half done is ever seen, nothing is used twice or by the wrong one."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from checkpointer import images, manifest
+from checkpointer.errors import ImageError
+from checkpointer.held import Held
+from checkpointer.images import Fence, Image, Store
+from checkpointer.manifest import Manifest
+from checkpointer.processes import Security, Tuning
+from redirector.endpoints import Connection, Port
+
+ID = "0123abcd"
+FACTS = Security(*("0\t0\t0\t0", "0\t0\t0\t0", "", "0", "0", "0", "0", "0", "0", "2", "1", ""))
+
+
+def facts(container_id: str = ID) -> Manifest:
+    """A manifest of an image of this boot."""
+    return Manifest(
+        container_id=container_id,
+        boot_id=manifest.boot_id(),
+        kernel=manifest.kernel(),
+        criu="4.2.1",
+        created=1.5,
+        app=2,
+        tasks=3,
+        pages_bytes=4096,
+        total_bytes=5000,
+        held=Held(
+            frozenset({Port("tcp", 80), Port("udp", 53)}),
+            frozenset({Connection("10.0.0.1", 80, "10.0.0.2", 4711)}),
+        ),
+        ipc=True,
+        pipes={1: "pipe:[77]"},
+        cgroups={"memory": "/sys/fs/cgroup/memory/x", "": "/sys/fs/cgroup/unified/x"},
+        security={2: FACTS, 3: FACTS, 4: FACTS._replace(uid="1\t1\t1\t1")},
+        tuning={3: Tuning((0, 1), 16388, 50000)},
+        notes={"pod": "default/web"},
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "zeropod")
+
+
+def committed(store: Store, container_id: str = ID) -> Image:
+    """Commit a small image."""
+    with store.stage(container_id) as staged:
+        (staged.path / "pages-1.img").write_bytes(b"x" * 4096)
+        return staged.commit(facts(container_id))
+
+
+def test_a_manifest_reads_back_as_it_was() -> None:
+    """Encoding and decoding loses nothing."""
+    assert Manifest.decode(facts().encode()) == facts()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"null", b"[]", b"{}", b'{"version": 1}', facts().encode()[:-3], b"\xff\xfe"],
+)
+def test_a_damaged_manifest_is_an_image_error(data: bytes) -> None:
+    """Whatever is wrong with a manifest is said as an image's error."""
+    with pytest.raises(ImageError):
+        Manifest.decode(data)
+
+
+def test_a_manifest_of_another_version_is_refused() -> None:
+    """Another program's idea of a manifest is not guessed at."""
+    data = facts().encode().replace(b'"version": 1', b'"version": 2')
+    with pytest.raises(ImageError, match="another version"):
+        Manifest.decode(data)
+
+
+def test_a_committed_image_is_found_with_what_it_says(store: Store) -> None:
+    """After a commit the store has exactly this image, readable by root alone."""
+    image = committed(store)
+    assert store.load(ID) == image
+    assert store.all() == [ID]
+    assert {path.stat().st_mode & 0o777 for path in (image.path, store.root)} == {0o700}
+
+
+def test_without_a_commit_nothing_is_left(store: Store) -> None:
+    """Leaving the stage without a commit removes every byte."""
+    with store.stage(ID) as staged:
+        (staged.path / "pages-1.img").write_bytes(b"x" * 4096)
+    assert (store.all(), store.usage(), store.load(ID)) == ([], 0, None)
+
+
+@pytest.mark.parametrize("failing", range(1, 5))
+def test_a_failed_sync_leaves_nothing(tmp_path: Path, failing: int) -> None:
+    """Whichever sync fails (file, manifest, directory, parent), there is no image afterwards."""
+    calls = iter(range(1, 100))
+
+    def fsync(fd: int) -> None:
+        if next(calls) == failing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(fd)
+
+    store = Store(tmp_path / "zeropod", fsync)
+    with pytest.raises(ImageError, match="No space left"):
+        committed(store)
+    assert (store.all(), store.usage()) == ([], 0)
+
+
+def test_a_second_image_does_not_replace_the_first(store: Store) -> None:
+    """An image that is still there is not overwritten: it has to be dropped first."""
+    first = committed(store)
+    with pytest.raises(ImageError):
+        committed(store)
+    assert store.load(ID) == first
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"boot_id": "another"}, "before the machine was started"),
+        ({"kernel": "another"}, "another kernel"),
+        ({"container_id": "another"}, "another container"),
+    ],
+)
+def test_an_image_of_another_world_is_refused(
+    store: Store, change: dict[str, str], reason: str
+) -> None:
+    """An image is for one container on one boot of one kernel."""
+    with store.stage(ID) as staged:
+        staged.commit(dataclasses.replace(facts(), **change))
+    with pytest.raises(ImageError, match=reason):
+        store.load(ID)
+
+
+def test_an_image_without_a_manifest_is_refused(store: Store) -> None:
+    """A directory that lost its manifest is an error, not the absence of an image."""
+    (committed(store).path / manifest.NAME).unlink()
+    with pytest.raises(ImageError, match="no manifest"):
+        store.load(ID)
+
+
+def test_the_fence_goes_one_way(store: Store) -> None:
+    """A restore may be begun again, and again, until the application was let go; then never more."""
+    image = committed(store)
+    assert image.fence_state() is Fence.NONE
+    image.begin()
+    assert image.fence_state() is Fence.BEGUN
+    image.withdraw()
+    assert image.fence_state() is Fence.NONE
+    image.begin()
+    image.release()
+    assert image.fence_state() is Fence.RELEASED
+    with pytest.raises(ImageError, match="has run on since"):
+        image.begin()
+
+
+def test_dropping_twice_is_fine(store: Store) -> None:
+    """A dropped image is gone; dropping it again does nothing."""
+    image = committed(store)
+    image.drop()
+    image.drop()
+    store.drop(ID)
+    assert (store.load(ID), store.usage()) == (None, 0)
+
+
+def test_few_failures_are_kept(store: Store) -> None:
+    """Of many failed images the newest few stay."""
+    for number in range(7):
+        committed(store, f"c{number}")
+        store.fail(f"c{number}")
+    kept = {path.name.partition("~")[0] for path in (store.root / "failed").iterdir()}
+    assert kept == {"c3", "c4", "c5", "c6"}
+    assert store.all() == []
+
+
+def test_a_kept_log_is_bounded(store: Store, tmp_path: Path) -> None:
+    """Of a long log only the tail is kept."""
+    log = tmp_path / "dump.log"
+    log.write_bytes(b"a" * 1_000_000 + b"end")
+    kept = store.keep_log(ID, log)
+    assert kept is not None
+    assert len(kept.read_bytes()) < 100_000
+    assert kept.read_bytes().endswith(b"end")
+    assert store.keep_log(ID, tmp_path / "none") is None
+
+
+def test_garbage_is_what_nobody_owns(store: Store) -> None:
+    """Images of containers that are no more go; the others stay."""
+    for container_id in ("a", "b", "c"):
+        committed(store, container_id)
+    assert store.gc({"b", "x"}) == ["a", "c"]
+    assert store.all() == ["b"]
+
+
+def test_a_new_store_sweeps_up_after_the_dead(tmp_path: Path) -> None:
+    """What a daemon that ended left in staging is removed; what a living one makes is not."""
+    root = tmp_path / "zeropod"
+    living = Store(root).stage(ID)
+    dead = root / "staging" / f"{ID}~999999999~1~1"
+    dead.mkdir()
+    strange = root / "staging" / "whatever"
+    strange.mkdir()
+    Store(root)
+    assert list((root / "staging").iterdir()) == [living.path]
+    with living:
+        pass
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", ".hidden", "a" * 200])
+def test_an_id_is_no_path(store: Store, name: str) -> None:
+    """What could lead out of the store is not an id."""
+    with pytest.raises(ImageError, match="not a container id"):
+        store.load(name)
+
+
+def test_pages_are_counted_apart(store: Store) -> None:
+    """The memory in an image is what its pages files hold."""
+    image = committed(store)
+    (image.path / "core-2.img").write_bytes(b"y" * 100)
+    assert images.pages(image.path) == 4096
+    assert images.size(image.path) > 4196
