@@ -66,7 +66,8 @@ def present(spec: refusals.Spec, container_dir: pathlib.Path) -> bool:
     """Tell whether the supervisor is in `spec` already."""
     mounts = [(m.get("destination"), m.get("source")) for m in spec.get("mounts") or []]
     annotations = spec.get("annotations") or {}
-    return original(spec["process"]["args"], annotations, mounts, container_dir) is not None
+    args = (spec.get("process") or {}).get("args") or []
+    return original(args, annotations, mounts, container_dir) is not None
 
 
 def _mount(container_dir: pathlib.Path) -> dict[str, Any]:

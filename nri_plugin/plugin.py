@@ -35,6 +35,7 @@ CREATED_WITHOUT_US = (
     "it was created while the plugin was not connected to the runtime; "
     "delete the pod to have its successor managed"
 )
+TOO_SLOW = "the plugin could not change its spec in time; restart the container"
 RUNS_PLAIN = (
     "it runs without the supervisor although its spec names it: the plugin answered too late; "
     "restart the container"
@@ -111,10 +112,15 @@ class Plugin:
         found = self._look(pod, container)
         if found is None or found.injected:
             return
-        reason = found.reason or self._breaker.reason(found.uid, found.name)
-        if not reason:
-            reason = await self._inject(found.id)
-        self._known.change(found.id, injected=not reason, reason=reason)
+        reason = TOO_SLOW  # unless the work below comes to its end
+        try:
+            known = found.reason or self._breaker.reason(found.uid, found.name)
+            reason = known or await self._inject(found.id)
+        except Exception as error:  # the stub logs it; the container's owner hears of it too
+            reason = f"the plugin failed: {type(error).__name__}: {error}; see its log"
+            raise
+        finally:
+            self._known.change(found.id, injected=not reason, reason=reason)
         fields: dict[str, object] = {"container": found.title, "id": found.id}
         fields["ms"] = (time.perf_counter() - started) * 1e3
         if reason:

@@ -9,7 +9,7 @@ import socket
 import pytest
 from fakes import nri_runtime, specs
 
-from nri_plugin import api, breaker, containers, injection, plugin, registry, settings, stub
+from nri_plugin import api, breaker, containers, injection, mux, plugin, registry, settings, stub
 from ttrpc import streams
 
 WANTED = {"zeropod.ctrox.dev/scaledown-duration": "5s"}
@@ -22,11 +22,14 @@ class Records:
         self.stored = {}
         self.written = []
         self.failure = None
+        self.hang = False
 
     async def connect(self):
         pass
 
     async def get(self, container_id):
+        if self.hang:
+            await asyncio.Event().wait()
         if self.failure is not None:
             raise self.failure
         return self.stored[container_id]
@@ -171,6 +174,26 @@ async def test_containerd_not_answering_means_plain(node):
     node.records.failure = containers.ContainersError("deadline_exceeded: Deadline Exceeded")
     await node.event("PostCreateContainer")
     assert "deadline_exceeded" in node.known.get("c1").reason
+
+
+async def test_a_mistake_of_ours_means_plain_with_a_reason(node):
+    """Whatever is raised on the way, the creation goes on and the owner is told."""
+    node.records.failure = ZeroDivisionError("division by zero")
+    await node.event("PostCreateContainer")
+    assert node.records.written == []
+    assert "ZeroDivisionError" in node.known.get("c1").reason
+
+
+async def test_a_containerd_that_hangs_means_plain_with_a_reason(node):
+    """The runtime gives up on us after its time-out; what we knew until then is reported."""
+    node.records.hang = True
+    pod = api.PodSandbox(id="p1", annotations=WANTED)
+    container = api.Container(id="c1", pod_sandbox_id="p1")
+    event = api.EventRequest(pod=pod, container=container)
+    _, message = node.runtime.request("PostCreateContainer", event, timeout=0.1)
+    node.runtime.send(mux.PLUGIN, message)
+    await node.runtime.ended()
+    assert node.known.get("c1").reason == plugin.TOO_SLOW
 
 
 async def test_a_second_instance_of_the_plugin_changes_nothing(node, tmp_path):
