@@ -239,7 +239,9 @@ class Node:
         return self._info(record)
 
     async def watch(self, after: int) -> tuple[list[Any], int]:
-        """Transitions after a sequence number, waiting a while for the first."""
+        """Transitions after a sequence number, waiting a while for the first; none after one that is yet to come."""
+        if after > self._sequence:
+            return [], self._sequence  # the way to ask where to begin
         async with self._news:
             try:
                 async with asyncio.timeout(LONG_POLL):
