@@ -198,7 +198,8 @@ class Hold:
         """Give everything back in exact order, then hold nothing.
 
         New frames queue behind the old ones until there are none left; from then on they pass by
-        themselves. If they come faster than that for `drain_seconds`, they pass the last old ones.
+        themselves. If they come so fast that the queue does not shrink for `drain_seconds`, they
+        pass the last old ones.
         """
         with self._lock:
             start, before = time.perf_counter(), self._written
@@ -219,15 +220,16 @@ class Hold:
         The programs compare their count with the one published here, so the very frame after the
         last old one passes, without a moment in which one could overtake.
         """
-        deadline = time.monotonic() + self._settings.drain_seconds
-        silent_since = 0.0
+        least, deadline, silent_since = float("inf"), 0.0, 0.0
         while True:
             self._set_mode(mode)
             missing = self._redirected() - self._accounted
             now = time.monotonic()
             if missing <= 0 and not self._backlog:
                 return True
-            if now > deadline:
+            if missing < least:
+                least, deadline = missing, now + self._settings.drain_seconds
+            elif now > deadline:
                 return False
             self._read()
             queued = self._backlog.take()

@@ -19,7 +19,8 @@ class Settings:
     """Frames that wait in the TAP while the daemon is busy; 8 bytes each, reserved by the kernel."""
 
     drain_seconds: float = 0.25
-    """How long a replay tries to catch up with new frames before it lets them pass the last old ones."""
+    """How long a replay goes on while new frames come as fast as old ones are given back; then the new
+    ones pass the last old ones."""
 
     quarantine_seconds: float = 10.0
     """After filters of an incompatible older build are replaced, segments without a socket are dropped

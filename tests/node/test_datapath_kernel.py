@@ -239,7 +239,7 @@ def test_a_connection_in_time_wait_is_still_answered(lab: Lab, hold: Hold):
 def test_ten_thousand_datagrams_arrive_in_order(lab: Lab, hold: Hold, family: int, gap: float):
     """Numbered datagrams sent before, during and after the replay arrive in order; paced ones all.
 
-    A blast is faster than user space reads: what finds no room in the TAP is counted as dropped.
+    A blast is faster than user space reads, and some may find no room in the TAP or in the kernel.
     """
     receiver = lab.datagrams(family)
     sender = lab.client.socket(family, socket.SOCK_DGRAM)
@@ -262,9 +262,13 @@ def test_ten_thousand_datagrams_arrive_in_order(lab: Lab, hold: Hold, family: in
         hold.receive()
     result = hold.replay()
     thread.join()
-    wanted = 10_000 - (0 if gap else result.dropped)
-    numbers = [struct.unpack("!I", receiver.recv(8))[0] for _ in range(wanted)]
+    numbers = []
+    while len(numbers) < 10_000 and is_readable(receiver, 1):
+        numbers.append(struct.unpack("!I", receiver.recv(8))[0])
     assert numbers == sorted(set(numbers))
+    assert len(numbers) >= result.frames
+    if gap:
+        assert len(numbers) == 10_000
 
 
 # -- loopback -------------------------------------------------------------------------------------
