@@ -10,6 +10,7 @@ from checkpointer import cgroups, errors, lazy, restore
 from checkpointer.clock import Clock
 from checkpointer.container import Container
 from checkpointer.engine import Engine
+from redirector.errors import RedirectorError
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,7 @@ def run(container: Container, engine: Engine) -> None:
     clock.phase("restore")
     restored.resume()
     clock.phase("supervisor")
-    if container.hold is not None:
-        container.hold.replay()
+    _replay(container)
     clock.phase("replay")
     container.times.wake = _phases(clock, inside)
     engine.execs.release(container.record.id)
@@ -52,6 +52,16 @@ def run(container: Container, engine: Engine) -> None:
     if container.drain is None:
         image.drop()
         container.image = None
+
+
+def _replay(container: Container) -> None:
+    """Give the packets back. The application runs by now: what fails here costs its clients a retransmission."""
+    if container.hold is None:
+        return
+    try:
+        container.hold.replay()
+    except (OSError, RedirectorError) as error:
+        log.warning("replay.failed", exc_info=error)
 
 
 def drained(container: Container, engine: Engine) -> bool:
