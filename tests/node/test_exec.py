@@ -1,0 +1,165 @@
+"""kubectl exec into a container that sleeps, or is about to."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from node import sleepers
+
+from dev import cri
+from ttrpc.errors import TtrpcError
+
+Pods = Callable[..., cri.Pod]
+
+@pytest.mark.both
+def test_exec_wakes(pods: Pods) -> None:
+    """An exec into a sleeping container runs once the application is back, which it finds with its memory."""
+    one = sleepers.python(pods)
+    pid = one.ask("memory.update(mark=12345) or os.getpid()")
+    one.sleep()
+    done = one.container.exec(["sh", "-c", f"kill -0 {pid} && echo there"])
+    assert (done.code, done.out) == (0, "there\n")
+    assert one.reach("RUNNING")["wake_cause"] == "exec"
+    assert one.ask("memory['mark']") == 12345
+    one.unharmed()
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 42, 137])
+def test_exit_code_passes(pods: Pods, code: int) -> None:
+    """The exit code and both streams of an exec that woke the container are its own."""
+    one = sleepers.python(pods)
+    one.sleep()
+    done = one.container.exec(["sh", "-c", f"echo out; echo err >&2; exit {code}"])
+    assert done == (code, "out\n", "err\n")
+
+
+def test_a_program_that_is_not_there(pods: Pods) -> None:
+    """An exec of a missing program fails as it does in any container, and the application is well."""
+    one = sleepers.python(pods)
+    one.sleep()
+    with pytest.raises(Exception, match="no such file|not found"):
+        one.container.exec(["/no/such/program"])
+    assert one.ask("1") == 1
+    one.unharmed()
+
+
+def test_many_execs_at_once(pods: Pods) -> None:
+    """Ten execs into a sleeping container all run, after one wake."""
+    one = sleepers.python(pods)
+    one.sleep()
+    codes: list[int] = []
+
+    def run() -> None:
+        codes.append(one.container.exec(["true"]).code)
+
+    threads = [threading.Thread(target=run) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert codes == [0] * 10
+    assert one.reach("RUNNING")["wakes"] == 1
+
+
+@pytest.mark.timeout(120)
+def test_exec_during_dumps(pods: Pods) -> None:
+    """Execs that start every few milliseconds while the container is put to sleep again and again never fail."""
+    one = sleepers.python(pods)
+    done: list[cri.Result | Exception] = []
+    stop = threading.Event()
+
+    def run() -> None:
+        try:
+            done.append(one.container.exec(["sh", "-c", "exit 7"]))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is a failed exec
+            done.append(error)
+
+    def storm() -> None:
+        running: list[threading.Thread] = []
+        while not stop.is_set():
+            if sum(thread.is_alive() for thread in running) < 20:
+                running.append(threading.Thread(target=run))
+                running[-1].start()
+            stop.wait(0.005)
+        for thread in running:
+            thread.join(60)
+
+    with one.talk() as talk:
+        thread = threading.Thread(target=storm)
+        thread.start()
+        deadline = time.monotonic() + 12
+        while time.monotonic() < deadline:
+            with contextlib.suppress(TtrpcError):  # called off, for an exec
+                one.sleep()
+        stop.set()
+        thread.join(90)
+        assert talk.ask("1") == 1
+    wrong = [one for one in done if not isinstance(one, cri.Result) or one.code != 7]
+    assert not wrong, wrong[:3]
+    assert len(done) > 50
+    one.unharmed()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("round_", range(3))
+def test_exec_at_any_moment_of_a_dump(pods: Pods, round_: int) -> None:
+    """A single exec that meets a dump at any of its moments runs, and afterwards the container is awake."""
+    one = sleepers.python(pods)
+    for step in range(8):
+        sleeping = threading.Thread(target=_try_to_sleep, args=(one,))
+        sleeping.start()
+        time.sleep((8 * round_ + step) * 0.004)
+        assert one.container.exec(["sh", "-c", "exit 5"]).code == 5
+        sleeping.join(60)
+        one.wake()
+    assert one.ask("1") == 1
+    one.unharmed()
+
+
+def test_a_session_keeps_it_awake(pods: Pods) -> None:
+    """While an exec session is open the container does not sleep, says so, and sleeps after its end."""
+    one = sleepers.python(pods, scaledown="1s")
+    session = threading.Thread(target=one.container.exec, args=(["sleep", "5"],))
+    begun = time.monotonic()
+    session.start()
+    cri.until(lambda: "exec session" in one.why(), 4)
+    while time.monotonic() < begun + 4.5:
+        assert one.info()["sleeps"] == 0
+        time.sleep(0.1)
+    session.join(20)
+    one.reach("ASLEEP", timeout=15)
+
+
+def test_a_session_started_before_the_sleep_lives(pods: Pods) -> None:
+    """A session that is open when somebody has the container put to sleep goes on and ends with its code."""
+    one = sleepers.python(pods)
+    found: list[cri.Result] = []
+    words = ["sh", "-c", "sleep 3; echo done; exit 9"]
+    session = threading.Thread(target=lambda: found.append(one.container.exec(words)))
+    session.start()
+    cri.until(lambda: any(sleepers.comm(pid) == "sleep" for pid in _inside(one)), 10)
+    with contextlib.suppress(TtrpcError):
+        one.sleep()
+    session.join(30)
+    assert found == [(9, "done\n", "")]
+    assert one.ask("1") == 1
+    one.unharmed()
+
+
+def _try_to_sleep(one: sleepers.Sleeper) -> None:
+    with contextlib.suppress(TtrpcError):
+        one.sleep()
+
+
+def _inside(one: sleepers.Sleeper) -> list[int]:
+    root = cri.hierarchies()[0]
+    for hierarchy in cri.hierarchies():
+        if (hierarchy / one.container.pod.cgroup / one.container.id).exists():
+            root = hierarchy
+            break
+    text = (root / one.container.pod.cgroup / one.container.id / "cgroup.procs").read_text()
+    return [int(word) for word in text.split()]

@@ -1,0 +1,176 @@
+"""How an application ends, awake, asleep and just woken, and what the runtime hears of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from node import sleepers
+
+from dev import cri
+
+Pods = Callable[..., cri.Pod]
+
+#: Writes a file on SIGTERM and ends with 4.
+HANDLER = """
+def ended(number, frame):
+    with open("/data/ended", "w") as file:
+        file.write(f"{memory} {os.getpid()}")
+    os._exit(4)
+signal.signal(signal.SIGTERM, ended)
+"""
+
+
+def test_own_exit_code(pods: Pods) -> None:
+    """An application that ends with 3 makes the container exit with 3, after sleeps as without."""
+    for sleeps in range(3):
+        one = sleepers.python(pods)
+        for _ in range(sleeps):
+            one.sleep()
+            one.ask("1")
+        one.ask("threading.Timer(0.1, os._exit, [3]).start()")
+        assert one.container.wait("exited", 10).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGSEGV, 139), (signal.SIGABRT, 134), (signal.SIGKILL, 137)]
+)
+def test_death_by_signal(pods: Pods, number: signal.Signals, code: int) -> None:
+    """An application that a signal kills makes the container exit with 128 and the signal's number."""
+    one = sleepers.python(pods)
+    one.sleep()
+    one.ask(f"threading.Timer(0.1, os.kill, [os.getpid(), {int(number)}]).start()")
+    assert one.container.wait("exited", 10).exit_code == code
+
+
+@pytest.mark.parametrize("state", ["awake", "woken", "asleep"])
+@pytest.mark.both
+def test_stop_runs_the_handler(pods: Pods, tmp_path: Path, state: str) -> None:
+    """A stop in any state runs the application's SIGTERM handler, with its memory, and takes its exit code."""
+    mount = {"container_path": "/data", "host_path": str(tmp_path)}
+    one = sleepers.python(pods, HANDLER, mounts=[mount])
+    pid = one.ask("memory.update(a=1) or os.getpid()")
+    if state != "awake":
+        one.sleep()
+    if state == "woken":
+        one.ask("1")
+        one.reach("RUNNING")
+    begun = time.monotonic()
+    assert one.container.stop(20).exit_code == 4
+    assert time.monotonic() - begun < 15
+    assert (tmp_path / "ended").read_text() == f"{{'a': 1}} {pid}"
+
+
+def test_pod_stop_runs_the_handler(pods: Pods, tmp_path: Path) -> None:
+    """A pod that is stopped while two of its containers sleep ends both through their handlers."""
+    pod = pods(annotations={sleepers.SCALEDOWN: "1h"})
+    both = []
+    for number, name in enumerate(("first", "second")):
+        folder = tmp_path / name
+        folder.mkdir()
+        mount = {"container_path": "/data", "host_path": str(folder)}
+        setup = HANDLER + f"server.server_close(); server = Server(('::', {8000 + number}), Ask)"
+        both.append(sleepers.python(pods, setup, pod=pod, mounts=[mount], name=name))
+    for one in both:
+        one.sleep()
+    for one in both:
+        assert one.state == "ASLEEP"
+    threads = [threading.Thread(target=one.container.stop, args=(20,)) for one in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(40)
+    assert [one.container.status().exit_code for one in both] == [4, 4]
+    assert (tmp_path / "first/ended").exists()
+    assert (tmp_path / "second/ended").exists()
+
+
+def test_a_signal_that_is_handled_wakes(pods: Pods) -> None:
+    """A signal other than SIGTERM that reaches a sleeping container wakes it and arrives."""
+    setup = "signal.signal(signal.SIGHUP, lambda *_: print('heard', flush=True))"
+    one = sleepers.python(pods, setup)
+    one.sleep()
+    os.kill(one.pid, signal.SIGHUP)
+    cri.until(lambda: "heard" in one.container.logs(), 15)
+    found = one.reach("RUNNING")
+    assert (found["wakes"], found["wake_cause"]) == (1, "signal")
+    one.unharmed()
+
+
+def test_an_application_without_a_handler(pods: Pods) -> None:
+    """An application without a SIGTERM handler that is stopped asleep ends with 143 at once."""
+    one = sleepers.python(pods)
+    one.sleep()
+    begun = time.monotonic()
+    assert one.container.stop(20).exit_code == 143
+    assert time.monotonic() - begun < 15
+
+
+def test_stop_by_force_asleep(pods: Pods) -> None:
+    """SIGKILL to a sleeping container ends it with 137, without a wake."""
+    one = sleepers.python(pods)
+    one.sleep()
+    assert one.container.stop(0).exit_code == 137
+    cri.until(lambda: one.state == "none", 10)
+    assert not one.image().exists()
+
+
+def test_grace_period_asleep(pods: Pods) -> None:
+    """A sleeping application that ignores SIGTERM is woken, and killed after the grace period."""
+    one = sleepers.python(pods, "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    one.sleep()
+    assert one.container.stop(2).exit_code == 137
+
+
+@pytest.mark.timeout(120)
+def test_exit_right_after_a_wake(pods: Pods) -> None:
+    """An application that ends within milliseconds of a wake ends the container with its code, not with an error."""
+    for delay in (0.0, 0.0005, 0.001, 0.002, 0.005, 0.02):
+        one = sleepers.python(pods)
+        with one.talk() as talk:
+            talk.ask("1")
+            one.sleep()
+            talk.send(f"time.sleep({delay}) or os._exit(3)")
+            assert one.container.wait("exited", 15).exit_code == 3, delay
+
+
+@pytest.mark.timeout(120)
+def test_exit_during_a_dump(pods: Pods) -> None:
+    """An application that ends while it is being put to sleep ends the container with its code."""
+    for delay in (0.01, 0.03, 0.05, 0.07, 0.1):
+        one = sleepers.python(pods)
+        one.ask(f"threading.Timer({delay}, os._exit, [3]).start()")
+        try:
+            one.sleep()
+        except Exception:  # noqa: BLE001 - it may end before, in which case there is nothing to put to sleep
+            pass
+        else:
+            # Frozen before its time was up: it ends when it is back.
+            one.wake()
+        assert one.container.wait("exited", 15).exit_code == 3, delay
+
+
+def test_stop_during_a_dump(pods: Pods, tmp_path: Path) -> None:
+    """SIGTERM at any moment of a sleep reaches the handler."""
+    mount = {"container_path": "/data", "host_path": str(tmp_path)}
+    for step in range(6):
+        one = sleepers.python(pods, HANDLER, mounts=[mount])
+        sleeping = threading.Thread(target=_try_to_sleep, args=(one,))
+        sleeping.start()
+        time.sleep(step * 0.02)
+        os.kill(one.pid, signal.SIGTERM)
+        assert one.container.wait("exited", 20).exit_code == 4, step
+        sleeping.join(60)
+        (tmp_path / "ended").unlink()
+
+
+def _try_to_sleep(one: sleepers.Sleeper) -> None:
+    try:
+        one.sleep()
+    except Exception:  # noqa: BLE001 - called off, or ended: what counts is how it ended
+        return
