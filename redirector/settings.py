@@ -18,9 +18,9 @@ class Settings:
     tap_frames: int = 4096
     """Frames that wait in the TAP while the daemon is busy; 8 bytes each, reserved by the kernel."""
 
-    drain_seconds: float = 0.25
-    """How long a replay goes on while new frames come as fast as old ones are given back; then the new
-    ones pass the last old ones."""
+    drain_seconds: float = 2.0
+    """How long a replay goes on while new frames come faster than old ones are given back (some 200,000
+    a second); then the new ones pass the last old ones."""
 
     quarantine_seconds: float = 10.0
     """After filters of an incompatible older build are replaced, segments without a socket are dropped
