@@ -11,21 +11,16 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from checkpointer import errors, idle, lifecycle, log, processes, sleep, wake
+from checkpointer import errors, idle, lifecycle, log, processes, sleep, traffic, wake
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.lifecycle import State
 from redirector import sockets
-from redirector.endpoints import Port
-from redirector.errors import RedirectorError
 
 logger = logging.getLogger(__name__)
 
 NO_PORT_LOOK = (0.5, 10.0)
 """Seconds between looks at a container that does not listen yet: first, and the most it doubles to."""
-
-CLOCK = 1e9
-"""The datapath's times are nanoseconds."""
 
 T = TypeVar("T")
 
@@ -144,6 +139,8 @@ class Actor:
         match effect:
             case lifecycle.Sleep():
                 self.container.called_off.clear()
+                if self.container.life.cause != "idle":
+                    self.container.quiet = time.monotonic()
                 self._quiet_timer()
                 self._start(self._sleep(), "sleep")
             case lifecycle.CallOff(cause):
@@ -185,7 +182,7 @@ class Actor:
             self.post(lifecycle.SleepRefused(refused.reason))
         except errors.DumpError as error:
             self._dump_failed(error)
-        except (OSError, errors.CheckpointerError, RedirectorError) as error:
+        except Exception as error:
             logger.warning("sleep.failed", exc_info=error)
             self.post(lifecycle.SleepFailed(_reason(error)))
         else:
@@ -220,7 +217,7 @@ class Actor:
             self.post(
                 lifecycle.WakeFailed(error.reason) if error.retry else lifecycle.Lost(error.reason)
             )
-        except (OSError, errors.CheckpointerError, RedirectorError) as error:
+        except Exception as error:
             logger.warning("wake.failed", exc_info=error)
             self.post(lifecycle.WakeFailed(_reason(error)))
         else:
@@ -297,6 +294,7 @@ class Actor:
             self.container.busy = "its pages are still being brought in after the last wake"
             self._look_in(1.0)
             return
+        looked = time.monotonic()
         try:
             decision = await self._threaded(self._decide)
         except OSError as error:
@@ -309,6 +307,7 @@ class Actor:
         match decision:
             case idle.Idle():
                 self.container.busy = ""
+                self.container.quiet = looked
                 self.post(lifecycle.SleepAsked("idle"))
             case idle.Busy(until, because):
                 self.container.busy = because
@@ -324,7 +323,7 @@ class Actor:
         if application is None:
             return idle.Busy(now + 1.0, "the application is starting or ending")
         tree = processes.tree(application)
-        table = sockets.table(application)
+        table = sockets.table(application, talks=True)
         inodes = processes.socket_inodes(tree)
         container.ports = frozenset(sockets.listening(table, inodes))
         if not container.ports:
@@ -333,23 +332,13 @@ class Actor:
                 now + self._no_port, "it listens on no port yet, so that no packet could wake it"
             )
         self._no_port = NO_PORT_LOOK[0]
-        outbound = {
-            Port("tcp", c.local_port) for c in sockets.connections(table, inodes)
-        } - container.ports
-        seen = container.pod.activity(container.ports | outbound)
         return idle.decide(
             now,
             scaledown=container.record.scaledown,
             since=container.active,
-            seen=[
-                idle.Seen(
-                    activity.last_in / CLOCK,
-                    activity.last_out / CLOCK,
-                    answers=port.proto == "tcp" and port in container.ports,
-                )
-                for port, activity in seen.items()
-            ],
+            seen=traffic.seen(container, table, inodes),
             sessions=len(container.sessions()),
+            unsent=sockets.unsent(table, inodes),
         )
 
     def _quiet_timer(self) -> None:

@@ -36,6 +36,7 @@ class Container:
         life: Where it stands.
         since: Epoch seconds of the last transition.
         active: Monotonic seconds of its start or last wake.
+        quiet: Monotonic seconds: traffic after this calls the sleep off that is being tried.
         hold: Its packets, while it sleeps or is about to.
         image: Its committed image, while it sleeps or its pages are still being drained.
         drain: Its page daemon, while pages are still being brought in.
@@ -47,6 +48,7 @@ class Container:
     life: lifecycle.Life = dataclasses.field(default_factory=lifecycle.Life)
     since: float = dataclasses.field(default_factory=time.time)
     active: float = dataclasses.field(default_factory=time.monotonic)
+    quiet: float = 0.0
     hold: Hold | None = None
     image: images.Image | None = None
     drain: lazy.Drain | None = None

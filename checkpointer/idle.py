@@ -4,15 +4,16 @@ import dataclasses
 from collections.abc import Iterable
 
 MAX_REQUEST = 600.0
-"""Seconds for which an unanswered request keeps a container awake; longer, and the client is taken for gone."""
+"""Seconds for which an unanswered request or an unread answer keeps a container awake; longer, and the client is taken
+for gone."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Seen:
-    """Last payload of one port, in seconds on the monotonic clock; 0 = never.
+    """Last payload of one port or connection, in seconds on the monotonic clock; 0 = never.
 
     Attributes:
-        incoming: Towards the port.
+        incoming: Towards the application.
         outgoing: From it.
         answers: Whether the protocol answers what it is sent (TCP); a datagram alone opens no request.
     """
@@ -46,7 +47,13 @@ class Busy:
 
 
 def decide(
-    now: float, *, scaledown: float, since: float, seen: Iterable[Seen], sessions: int
+    now: float,
+    *,
+    scaledown: float,
+    since: float,
+    seen: Iterable[Seen],
+    sessions: int,
+    unsent: int = 0,
 ) -> Idle | Busy:
     """Whether a container is idle.
 
@@ -56,6 +63,7 @@ def decide(
         since: When it started or woke, which counts as activity.
         seen: Its listening ports and its own outbound connections.
         sessions: Processes in the container that are not the application's (kubectl exec).
+        unsent: Bytes on their way to its peers. Asleep it would not send them, and an ACK does not wake.
     """
     if sessions:
         return Busy(now + scaledown, f"{sessions} exec session(s)")
@@ -67,4 +75,9 @@ def decide(
     last = max([since, *(s.last for s in ports)])
     if now < last + scaledown:
         return Busy(last + scaledown, f"last traffic {now - last:.0f} s ago")
+    if unsent and now < last + MAX_REQUEST:
+        return Busy(
+            min(now + scaledown, last + MAX_REQUEST),
+            f"{unsent} bytes are on their way to a slow client",
+        )
     return Idle()

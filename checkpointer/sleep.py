@@ -9,7 +9,7 @@ import logging
 import time
 from typing import Any
 
-from checkpointer import dump, errors, processes, refusals
+from checkpointer import dump, errors, processes, refusals, traffic
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from redirector import sockets
@@ -81,8 +81,14 @@ def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> d
 
     def frozen(snapshot: dump.Frozen) -> dict[str, Any]:
         _check(container)
-        if sockets.pending(sockets.table(application), container.ports):
+        table = sockets.table(application)
+        if sockets.pending(table, container.ports):
             raise CalledOff("tcp-connect")
+        if sockets.unread(table, own):
+            raise CalledOff("udp")
+        # Whatever came in before everything was held is being worked on, and nobody would wake it to go on.
+        if port := traffic.came_after(container, table, own, container.quiet):
+            raise CalledOff("udp" if port.proto == "udp" else "tcp-data")
         hold.only(snapshot.held.ports, snapshot.held.connections)
         if wake := hold.receive():
             raise CalledOff(wake.kind)

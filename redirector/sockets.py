@@ -44,6 +44,16 @@ class Endpoint(NamedTuple):
     port: int
 
 
+class Talk(NamedTuple):
+    """When payload last went over a connection: seconds ago, None for never.
+
+    From struct tcp_info, in ticks of the kernel's clock (up to 10 ms). A restored connection begins anew.
+    """
+
+    last_in: float | None
+    last_out: float | None
+
+
 class Socket(NamedTuple):
     """One line of a table."""
 
@@ -55,6 +65,10 @@ class Socket(NamedTuple):
     """0 when no process owns it: not accepted yet, or in TIME_WAIT."""
     rx_queue: int
     """Bytes not read yet; of a listener, connections not accepted yet."""
+    tx_queue: int = 0
+    """Of a connection: bytes that the peer has not acknowledged yet."""
+    talk: Talk | None = None
+    """Of a TCP connection, when it was asked for."""
 
     def connection(self) -> Connection:
         """Return both ends as one."""
@@ -70,6 +84,9 @@ _NLMSG_DONE = 3
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _REQUEST = struct.Struct("=BBBBI48x")  # struct inet_diag_req_v2, any socket
 _MESSAGE = struct.Struct("=BBBBHH16s16sIIIIIIII")  # struct inet_diag_msg; the ports are big endian
+_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
+_INET_DIAG_INFO = 2
+_TCP_INFO = struct.Struct("=44xI4xI96xII")  # last_data_{sent,recv}, data_segs_{in,out}
 _ALL_STATES = 0xFFFF
 _BUFFER = 1 << 18
 _PROTOCOLS: tuple[tuple[Protocol, int], ...] = (
@@ -106,30 +123,49 @@ def parse(buffer: bytes, proto: Protocol) -> Iterator[Socket | None]:
         family, state, _, _, sport, dport, local, remote, *rest = _MESSAGE.unpack_from(
             buffer, body
         )
-        rx_queue, inode = rest[4], rest[7]
+        rx_queue, tx_queue, inode = rest[4], rest[5], rest[7]
         ends = _endpoint(family, local, sport), _endpoint(family, remote, dport)
-        yield Socket(proto, State(state), *ends, inode, rx_queue)
+        talk = _talk(buffer[body + _MESSAGE.size : offset + length])
+        yield Socket(proto, State(state), *ends, inode, rx_queue, tx_queue, talk)
         offset += (length + 3) & ~3
 
 
-def table(pid: int) -> list[Socket]:
+def _talk(attributes: bytes) -> Talk | None:
+    """Read what a message says about a connection, if it does."""
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(attributes):
+        length, kind = _ATTRIBUTE.unpack_from(attributes, offset)
+        start = offset + _ATTRIBUTE.size
+        if kind == _INET_DIAG_INFO and length - _ATTRIBUTE.size >= _TCP_INFO.size:
+            last_out, last_in, came, went = _TCP_INFO.unpack_from(attributes, start)
+            return Talk(last_in / 1e3 if came else None, last_out / 1e3 if went else None)
+        offset += max((length + 3) & ~3, _ATTRIBUTE.size)
+    return None
+
+
+def table(pid: int, *, talks: bool = False) -> list[Socket]:
     """Return the TCP and UDP sockets of the network namespace of `pid`.
+
+    Args:
+        pid: any process in the namespace.
+        talks: say of TCP connections when they last carried payload, which takes longer.
 
     Raises:
         OSError: the process is gone.
     """
-    return netns.run(pid, here)
+    return netns.run(pid, lambda: here(talks=talks))
 
 
-def here() -> list[Socket]:
+def here(*, talks: bool = False) -> list[Socket]:
     """Return those of the calling thread's own network namespace; needs no privilege."""
+    extensions = 1 << (_INET_DIAG_INFO - 1) if talks else 0
     found: list[Socket] = []
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
     ) as diag:
         for proto, number in _PROTOCOLS:
             for family in _FAMILIES:
-                request = _REQUEST.pack(family, number, 0, 0, _ALL_STATES)
+                request = _REQUEST.pack(family, number, extensions, 0, _ALL_STATES)
                 length = _HEADER.size + len(request)
                 header = _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 0, 0)
                 diag.send(header + request)
@@ -175,6 +211,22 @@ def pending(sockets: Iterable[Socket], ports: Container[Port]) -> int:
         elif found.state is State.LISTEN:
             count += found.rx_queue
     return count
+
+
+def unsent(sockets: Iterable[Socket], inodes: Container[int]) -> int:
+    """Count bytes on the way to a peer on the connections of the owner of `inodes`."""
+    return sum(
+        found.tx_queue
+        for found in sockets
+        if found.proto == "tcp" and found.inode in inodes and found.state is not State.LISTEN
+    )
+
+
+def unread(sockets: Iterable[Socket], inodes: Container[int]) -> int:
+    """Count bytes of datagrams that the owner of `inodes` has not read; criu does not save them."""
+    return sum(
+        found.rx_queue for found in sockets if found.proto == "udp" and found.inode in inodes
+    )
 
 
 def connections(sockets: Iterable[Socket], inodes: Container[int]) -> set[Connection]:

@@ -3,8 +3,10 @@
 from checkpointer.idle import Busy, Idle, Seen, decide
 
 
-def when(now, *seen, since=0.0, sessions=0, scaledown=60.0):
-    return decide(now, scaledown=scaledown, since=since, seen=seen, sessions=sessions)
+def when(now, *seen, since=0.0, sessions=0, scaledown=60.0, unsent=0):
+    return decide(
+        now, scaledown=scaledown, since=since, seen=seen, sessions=sessions, unsent=unsent
+    )
 
 
 def test_it_is_idle_one_scaledown_duration_after_the_last_payload_in_any_direction():
@@ -41,3 +43,16 @@ def test_an_exec_session_keeps_it_awake():
 
     assert isinstance(decision, Busy)
     assert "exec" in decision.because
+
+
+def test_an_answer_that_is_not_read_keeps_it_awake_for_ten_minutes():
+    """Asleep it would not send the rest, and the reader's ACKs do not wake; a reader that is gone is given up."""
+    assert when(300.0, Seen(90.0, 100.0), unsent=5) == Busy(
+        360.0, "5 bytes are on their way to a slow client"
+    )
+    assert when(701.0, Seen(90.0, 100.0), unsent=5) == Idle()
+
+
+def test_one_open_request_among_answered_ones_keeps_it_awake():
+    """One client's answer is not the other's."""
+    assert isinstance(when(200.0, Seen(120.0, 130.0), Seen(100.0, 0.0)), Busy)

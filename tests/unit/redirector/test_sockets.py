@@ -16,14 +16,14 @@ from redirector.sockets import Endpoint, State
 DONE = struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0)
 
 
-def message(local, remote, state, inode, queue=0):
+def message(local, remote, state, inode, queue=0, unsent=0, attributes=b""):
     """One socket as the kernel reports it (linux/inet_diag.h); addresses as (ip, port)."""
     family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
     ends = [socket.inet_pton(family, ip).ljust(16, b"\0") for ip, _ in (local, remote)]
     ports = [struct.pack(">H", port) for _, port in (local, remote)]
     ident = b"".join(ports) + b"".join(ends) + bytes(12)
     body = struct.pack("=BBBB", family, state, 0, 0) + ident
-    body += struct.pack("=IIIII", 0, queue, 0, 0, inode)
+    body += struct.pack("=IIIII", 0, queue, unsent, 0, inode) + attributes
     return struct.pack("=IHHII", 16 + len(body), 20, 2, 1, 0) + body
 
 
@@ -90,6 +90,57 @@ def test_connections_are_the_owners_open_ones():
         Connection("10.0.0.2", 80, "10.0.0.1", 50004),
         Connection("fd00::1", 80, "2001:db8::2", 50005),
     }
+
+
+def test_unsent_is_what_the_owners_peers_have_not_acknowledged():
+    """Bytes of its connections; for a listener the same field is the length its queue may have."""
+    table = [
+        message((POD, 80), ANY4, State.LISTEN, 1, unsent=128),
+        message((POD, 80), (NODE, 50000), State.ESTABLISHED, 1, unsent=1000),
+        message((POD, 80), (NODE, 50001), State.CLOSE_WAIT, 2, unsent=24),
+        message((POD, 80), (NODE, 50002), State.ESTABLISHED, 3, unsent=9),
+    ]
+    assert sockets.unsent(sockets.parse(b"".join(table), "tcp"), {1, 2}) == 1024
+
+
+def test_unread_is_what_the_owners_datagram_sockets_hold():
+    """Bytes of datagrams only: criu saves what TCP has received."""
+    datagrams = [
+        message((POD, 53), ANY4, State.CLOSE, 1, queue=700),
+        message((POD, 54), ANY4, State.CLOSE, 2, queue=5),
+    ]
+    segments = message((POD, 80), (NODE, 50000), State.ESTABLISHED, 1, queue=300)
+    table = [*sockets.parse(b"".join(datagrams), "udp"), *sockets.parse(segments, "tcp")]
+    assert sockets.unread(table, {1}) == 700
+
+
+def test_a_connections_last_payload_is_read():
+    """Seconds since payload came and went, None for never, among other attributes of the message."""
+    info = bytearray(200)
+    struct.pack_into("=I4xI", info, 44, 1500, 250)
+    struct.pack_into("=II", info, 152, 3, 0)
+    attributes = struct.pack("=HHxxxx", 5, 8) + struct.pack("=HH", 204, 2) + info
+    ends = (POD, 80), (NODE, 50000)
+    (found,) = sockets.parse(message(*ends, State.ESTABLISHED, 1, attributes=attributes), "tcp")
+    assert found.talk == sockets.Talk(last_in=0.25, last_out=None)
+    assert TABLE[1].talk is None
+
+
+def test_the_kernel_tells_when_a_connection_spoke():
+    """One end has received and not sent, the other the reverse."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+    ):
+        client.sendall(b"question")
+        accepted, _ = server.accept()
+        with accepted:
+            talks = {found.inode: found.talk for found in sockets.here(talks=True)}
+            asked, asking = (talks[os.fstat(end.fileno()).st_ino] for end in (accepted, client))
+    assert asked.last_out is None
+    assert asked.last_in < 10
+    assert asking.last_in is None
+    assert asking.last_out < 10
 
 
 def test_others_is_everybody_else_but_nobodys():
