@@ -1,0 +1,295 @@
+"""Pods that sleep and those who talk to them: what the tests of traffic share."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from dev import cri
+from dev.zeropod import ZeropodError, info, reach
+from dev.zeropod import zeropod as command
+
+SERVERS = Path(__file__).parent / "servers"
+
+SCALEDOWN = "zeropod.ctrox.dev/scaledown-duration"
+
+PORT = 7000
+
+PATIENCE = 15.0
+"""Seconds for anything that must happen; a machine under load may need a few."""
+
+
+def server(name: str, *arguments: object) -> list[str]:
+    """The command line of one of our python servers, for the python test image."""
+    text = (SERVERS / name).read_text()
+    return ["python3", "-u", "-c", text, *map(str, arguments)]
+
+
+def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+    """Wait for a condition; fail when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.02)
+
+
+class Sleeper:
+    """A managed container, as the runtime and `zeropod` see it."""
+
+    def __init__(self, container: cri.Container) -> None:
+        self.container = container
+        self.pod = container.pod
+        self.reference = f"{self.pod.namespace}/{self.pod.name}/{container.name}"
+        self.ip, self.ip6 = self.pod.ip, self.pod.ip6
+        self._started_at = container.status().started_at
+        # Not managed at all, a test would see the same traffic and prove nothing.
+        until(lambda: self.info()["state"] == "RUNNING")
+
+    def info(self) -> dict[str, Any]:
+        """What `zeropod list` says."""
+        return info(self.reference)
+
+    def sleep(self) -> None:
+        """Have it put to sleep; fail when it is called off."""
+        command("sleep", self.reference)
+        assert self.info()["state"] == "ASLEEP"
+
+    def try_sleep(self) -> bool:
+        """Have it put to sleep in the middle of traffic; False when it was called off."""
+        try:
+            command("sleep", self.reference)
+        except ZeropodError:
+            # Called off is no failure: nothing may have gone wrong with criu.
+            now = self.info()
+            assert now["failed_sleeps"] == 0, now
+            return False
+        return True
+
+    def reach(self, state: str, seconds: float = PATIENCE) -> None:
+        """Wait for a state."""
+        reach(self.reference, state, seconds)
+
+    def sleeps_on(self, seconds: float = 1.0) -> None:
+        """See that nothing wakes it for a while."""
+        before = self.info()
+        assert before["state"] == "ASLEEP", before
+        time.sleep(seconds)
+        after = self.info()
+        assert (after["state"], after["wakes"]) == ("ASLEEP", before["wakes"]), after
+
+    def woke(self, cause: str, times: int = 1) -> None:
+        """See that it was woken so often, the last time for this reason."""
+        self.reach("RUNNING")
+        now = self.info()
+        assert (now["wakes"], now["wake_cause"]) == (times, cause), now
+
+    def check(self) -> None:
+        """See that Kubernetes would have noticed nothing: running, never restarted."""
+        status = self.container.status()
+        assert (status.state, status.attempt) == ("running", 0), (status, self.container.logs())
+        assert status.started_at == self._started_at
+        now = self.info()
+        assert (now["failed_sleeps"], now["failed_wakes"]) == (0, 0), now
+
+    @contextlib.contextmanager
+    def during_dump(self, delay: float, action: Callable[[], object]) -> Iterator[None]:
+        """Do something once, `delay` seconds after a checkpoint has begun; the supervisor's name tells."""
+        comm = Path(f"/proc/{self.container.pid}/comm")
+        done = threading.Event()
+
+        def watch() -> None:
+            while b"armed" not in comm.read_bytes():
+                assert not done.is_set(), "no checkpoint was begun"
+                time.sleep(0.0005)
+            time.sleep(delay)
+            action()
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            watcher = pool.submit(watch)
+            try:
+                yield
+            finally:
+                done.set()
+            watcher.result(PATIENCE)
+
+
+class Sleepers:
+    """Starts managed containers, and checks all of them when the test is over."""
+
+    def __init__(self, pods: Callable[..., cri.Pod]) -> None:
+        self._pods = pods
+        self.all: list[Sleeper] = []
+
+    def pod(self, scaledown: str = "1h") -> cri.Pod:
+        """A pod whose containers are managed."""
+        return self._pods(annotations={SCALEDOWN: scaledown})
+
+    def start(
+        self,
+        *words: str,
+        pod: cri.Pod | None = None,
+        name: str = "",
+        scaledown: str = "1h",
+        **described: Any,
+    ) -> Sleeper:
+        """A managed container of the python test image, in a pod of its own or in a given one."""
+        pod = pod or self.pod(scaledown)
+        container = pod.run("localhost/python:1", list(words), name=name, **described)
+        self.all.append(Sleeper(container))
+        return self.all[-1]
+
+    def talker(self, *arguments: object, port: int = PORT, **described: Any) -> Sleeper:
+        """A container that runs servers/talker.py, listening (unless it was told to wait)."""
+        sleeper = self.start(*server("talker.py", port, *arguments), **described)
+        if not arguments:
+            with Talker.patiently(sleeper.ip, port):
+                pass
+        return sleeper
+
+    def datagrams(self, port: int = PORT, **described: Any) -> Sleeper:
+        """A container that runs servers/datagrams.py, answering."""
+        security = {"add": ["NET_ADMIN"]}  # for its SO_RCVBUFFORCE
+        sleeper = self.start(*server("datagrams.py", port), security=security, **described)
+        with Datagrams(sleeper.ip, port) as client:
+            until(lambda: client.ask("ready", 0.1))
+        return sleeper
+
+    def check(self) -> None:
+        """See that no container was harmed."""
+        for sleeper in self.all:
+            sleeper.check()
+
+
+class Talker:
+    """A TCP client of servers/talker.py."""
+
+    def __init__(self, address: str, port: int = PORT, timeout: float = PATIENCE) -> None:
+        self.sock = socket.create_connection((address, port), timeout)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.lines = self.sock.makefile("rb")
+
+    @classmethod
+    def patiently(cls, address: str, port: int = PORT, seconds: float = PATIENCE) -> Talker:
+        """Connect as soon as somebody listens."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return cls(address, port)
+            except ConnectionRefusedError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    def say(self, *words: object) -> None:
+        """Send a line."""
+        self.sock.sendall(" ".join(map(str, words)).encode() + b"\n")
+
+    def hear(self) -> str:
+        """Receive a line."""
+        line = self.lines.readline()
+        assert line.endswith(b"\n"), f"the connection ended after {line!r}"
+        return line.decode().strip()
+
+    def ask(self, *words: object) -> str:
+        """Send a question and return its answer."""
+        self.say(*words)
+        return self.hear()
+
+    def ask_json(self, word: str) -> Any:
+        """Send a question whose answer is JSON."""
+        return json.loads(self.ask(word))
+
+    def until_heard(self, line: str) -> None:
+        """Wait until this is the last line that came over a connection the application opened."""
+        until(lambda: self.ask_json("heard")[-1][-1:] == [line])
+
+    def close(self) -> None:
+        """Hang up."""
+        self.lines.close()
+        self.sock.close()
+
+    def reset(self) -> None:
+        """Hang up with an RST."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Datagrams:
+    """A UDP client of servers/datagrams.py."""
+
+    def __init__(self, address: str, port: int = PORT) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.sock = socket.socket(family, socket.SOCK_DGRAM)
+        self.sock.connect((address, port))
+
+    def send(self, text: str) -> None:
+        """Send one datagram."""
+        self.sock.send(text.encode())
+
+    def ask(self, text: str, seconds: float = PATIENCE) -> str:
+        """Send one datagram and return its answer, "" when none comes."""
+        self.sock.settimeout(seconds)
+        try:
+            self.send(text)
+            return self.sock.recv(65536).decode()
+        except (TimeoutError, ConnectionRefusedError):
+            return ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.sock.close()
+
+
+class Listener:
+    """Somebody on the node whom an application calls."""
+
+    def __init__(self, address: str) -> None:
+        self._listener = socket.create_server((address, 0))
+        self._listener.settimeout(PATIENCE)
+        self.address, self.port = address, self._listener.getsockname()[1]
+        self._accepted: list[socket.socket] = []
+
+    def accept(self) -> socket.socket:
+        """The next caller."""
+        sock, _ = self._listener.accept()
+        sock.settimeout(PATIENCE)
+        self._accepted.append(sock)
+        return sock
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for sock in (*self._accepted, self._listener):
+            sock.close()

@@ -1,0 +1,140 @@
+"""Answers questions on TCP, one a line, by IPv4 and IPv6; one thread a connection.
+
+talker.py PORT [--after SECONDS] [--defer]: listens only after a while; with TCP_DEFER_ACCEPT.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import socket
+import threading
+import time
+
+MEMORY = bytearray(random.Random(7).randbytes(10 << 20))
+ENDED = []
+CALLS = []
+
+
+def receive(stream, size):
+    """SHA-256 of the next `size` bytes."""
+    digest = hashlib.sha256()
+    while size:
+        data = stream.read1(min(size, 1 << 16))
+        if not data:
+            raise EOFError(size)
+        digest.update(data)
+        size -= len(data)
+    return digest.hexdigest()
+
+
+class Talk:
+    """One connection and the answers it gets."""
+
+    def __init__(self, sock, peer):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock, self.peer, self.count = sock, peer[0], 0
+        self.stream = sock.makefile("rb")
+
+    def serve(self):
+        """Answers until the client is done, and notes how it ended."""
+        how = "closed"
+        try:
+            for line in self.stream:
+                word, *rest = line.decode().split()
+                answer = getattr(self, word)(*rest)
+                self.sock.sendall(f"{answer}\n".encode())
+        except OSError as error:
+            how = type(error).__name__
+        ENDED.append(how)
+        self.stream.close()
+        self.sock.close()
+
+    def who(self):
+        """The client's address."""
+        return self.peer.removeprefix("::ffff:")
+
+    def echo(self, text):
+        """The same."""
+        return text
+
+    def add(self):
+        """How often this connection asked."""
+        self.count += 1
+        return self.count
+
+    def digest(self):
+        """Of ten megabytes of memory that nobody changes."""
+        return hashlib.sha256(MEMORY).hexdigest()
+
+    def slow(self, seconds):
+        """An answer that takes a while."""
+        time.sleep(float(seconds))
+        return "slow"
+
+    def sink(self, size):
+        """Digest of so many bytes from the client."""
+        return receive(self.stream, int(size))
+
+    def source(self, size):
+        """So many bytes."""
+        self.sock.sendall(MEMORY[: int(size)])
+        return "sent"
+
+    def push(self, seconds, every):
+        """Lines without a question, for so many seconds."""
+        end = time.monotonic() + float(seconds)
+        while time.monotonic() < end:
+            self.sock.sendall(b"pushed\n")
+            time.sleep(float(every))
+        return "pushed-all"
+
+    def all(self):
+        """Everything up to the client's FIN, back."""
+        return self.stream.read().decode()
+
+    def ended(self):
+        """How connections ended so far."""
+        return json.dumps(ENDED)
+
+    def call(self, host, port):
+        """Opens a connection to somebody else and remembers each line that comes over it."""
+        sock = socket.create_connection((host, int(port)))
+        lines = []
+        CALLS.append((sock, lines))
+
+        def hear():
+            with sock.makefile("r") as stream:
+                lines.extend(map(str.strip, stream))
+
+        threading.Thread(target=hear, daemon=True).start()
+        return sock.getsockname()[1]
+
+    def heard(self):
+        """What came over the connections it opened."""
+        return json.dumps([lines for _, lines in CALLS])
+
+    def tell(self, text):
+        """Sends a line over the connection it opened last."""
+        CALLS[-1][0].sendall(f"{text}\n".encode())
+        return "told"
+
+
+def main():
+    """Listens and starts a thread for each connection."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    parser.add_argument("--after", type=float, default=0)
+    parser.add_argument("--defer", action="store_true")
+    args = parser.parse_args()
+    time.sleep(args.after)
+    listener = socket.create_server(
+        ("::", args.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
+    )
+    if args.defer:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+    while True:
+        threading.Thread(target=Talk(*listener.accept()).serve, daemon=True).start()
+
+
+main()

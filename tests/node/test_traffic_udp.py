@@ -1,0 +1,114 @@
+"""Datagrams and sleeping pods."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from node.clients import Datagrams, Sleepers, Talker, until
+
+from dev import cri
+
+
+@pytest.fixture
+def sleepers(pods: Callable[..., cri.Pod]) -> Iterator[Sleepers]:
+    """Managed pods; none of them may have been harmed when the test is over."""
+    started = Sleepers(pods)
+    yield started
+    started.check()
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_datagram_wakes(sleepers: Sleepers, family: str) -> None:
+    """A datagram wakes a pod that has no TCP port, is answered, and is seen with its sender's address."""
+    sleeper = sleepers.datagrams()
+    sleeper.sleep()
+    with Datagrams(sleeper.ip if family == "ipv4" else sleeper.ip6) as client:
+        assert client.ask("who hello") == f"{client.sock.getsockname()[0]} hello"
+    sleeper.woke("udp")
+
+
+def test_datagram_only_pod_falls_asleep(sleepers: Sleepers) -> None:
+    """A pod that listens on UDP only sleeps when no datagram came for its scaledown-duration, not before."""
+    sleeper = sleepers.datagrams(scaledown="1s")
+    with Datagrams(sleeper.ip) as client:
+        for _ in range(8):
+            assert client.ask("who again")
+            time.sleep(0.4)
+        assert sleeper.info()["sleeps"] == 0
+        sleeper.reach("ASLEEP")
+        assert client.ask("who again")
+    sleeper.woke("udp")
+
+
+@pytest.mark.both
+def test_ten_thousand_datagrams_across_a_wake(sleepers: Sleepers) -> None:
+    """10,000 numbered datagrams, sent from before a wake until long after it, arrive complete and in order."""
+    sleeper = sleepers.datagrams()
+    with Datagrams(sleeper.ip) as client:
+        sleeper.sleep()
+        send_numbers(client, 10_000)
+        assert received(client, 10_000) == [10_000, True, [9_999]]
+    sleeper.woke("udp")
+
+
+def test_datagrams_across_sleeps(sleepers: Sleepers) -> None:
+    """Numbered datagrams sent without a pause while the pod is put to sleep again and again arrive complete."""
+    sleeper = sleepers.datagrams()
+    with Datagrams(sleeper.ip) as client:
+        for attempt in range(10):
+            numbers = functools.partial(send_numbers, client, 100, attempt * 100)
+            with sleeper.during_dump(attempt * 0.004, numbers):
+                sleeper.try_sleep()
+            sleeper.reach("RUNNING")
+        assert received(client, 1000) == [1000, True, [999]]
+
+
+def send_numbers(client: Datagrams, count: int, first: int = 0) -> None:
+    """Send numbered datagrams, ten each 4 ms: slow enough for the bounds of a queue."""
+    for number in range(first, first + count):
+        client.send(f"number {number}")
+        if number % 10 == 9:
+            time.sleep(0.004)
+
+
+def received(client: Datagrams, count: int) -> list[object]:
+    """How many arrived, whether in order, and the last one."""
+    found: list[object] = []
+
+    def complete() -> bool:
+        found[:] = json.loads(client.ask("numbers") or "[0]")
+        return found[0] == count
+
+    try:
+        until(complete, 5)
+    except AssertionError:
+        pass
+    return found
+
+
+def test_large_datagrams_wake(sleepers: Sleepers) -> None:
+    """A datagram in many fragments wakes and arrives whole, by IPv4 and IPv6."""
+    sleeper = sleepers.datagrams()
+    text = "x" * 20_000
+    for address in (sleeper.ip, sleeper.ip6):
+        sleeper.sleep()
+        with Datagrams(address) as client:
+            assert client.ask("who " + text).split()[1] == text
+
+
+def test_datagrams_to_a_sibling_do_not_wake(sleepers: Sleepers) -> None:
+    """Datagrams for another container of the pod are answered by it and do not wake the one that sleeps."""
+    first = sleepers.datagrams(name="first")
+    sleepers.datagrams(port=7001, pod=first.pod, name="second")
+    sleepers.talker(port=7002, pod=first.pod, name="third")
+    first.sleep()
+    with Datagrams(first.ip, 7001) as client, Talker(first.ip, 7002) as other:
+        for number in range(20):
+            assert client.ask(f"who {number}").endswith(f" {number}")
+            other.ask("add")
+    first.sleeps_on(0.3)
