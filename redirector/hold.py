@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 _READ_AT_ONCE = 512
 """Frames per call of `receive` (some 5 ms), so that a flood does not keep its caller for ever."""
 
+_PATIENCE = 0.001
+"""Seconds that `receive` waits for other work on the hold: its caller is an event loop."""
+
 _SILENCE = 0.001
 """Seconds after which a frame that was redirected and never arrived at an empty TAP is lost."""
 
@@ -164,12 +167,17 @@ class Hold:
     def receive(self) -> Wake | None:
         """Queue what the TAP has; return the first reason to wake seen since the last call.
 
-        Under a flood some frames may be left: the TAP stays readable then.
+        Under a flood some frames may be left: the TAP stays readable then. A replay on another
+        thread reads for itself, and this returns without having waited for it.
         """
-        with self._lock:
+        if not self._lock.acquire(timeout=_PATIENCE):
+            return None
+        try:
             self._read(release=self._mode == maps.MODE_SET)
             wake, self._wake = self._wake, None
             return wake
+        finally:
+            self._lock.release()
 
     def _read(self, *, release: bool = False) -> int:
         """Queue frames of the TAP, `_READ_AT_ONCE` at most; return how many there were.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -126,6 +127,22 @@ def test_a_replay_that_cannot_keep_up_ends(kernel: Kernel, hold: Hold, tables: A
     assert tables.holds[hold.number].mode == maps.MODE_OFF
     assert hold.queued == 0
     assert sorted(kernel.delivered) == [datagram(number) for number in range(next(numbers))]
+
+
+def test_an_event_loop_is_not_kept_by_a_replay(kernel: Kernel, hold: Hold):
+    """While another thread replays, receive comes back at once with nothing."""
+    hold.only([DNS], [])
+    kernel.arrive(datagram(1))
+    answers: list[object] = []
+
+    def ask() -> None:
+        asker = threading.Thread(target=lambda: answers.append(hold.receive()))
+        asker.start()
+        asker.join(5)
+
+    kernel.meanwhile = ask
+    hold.replay()
+    assert answers == [None]
 
 
 def test_a_frame_the_tap_lost_is_booked_and_not_waited_for(kernel: Kernel, hold: Hold):
