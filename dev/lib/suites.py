@@ -94,10 +94,6 @@ class Suites:
         """Everything pure, without privileges."""
         return [self._pytest_inside("unit", ["tests/unit"], through=UNPRIVILEGED)]
 
-    def supervisor(self) -> List[Result]:
-        """The C programs themselves, in namespaces that the tests make."""
-        return [self._pytest_inside("supervisor", ["tests/supervisor"])]
-
     def _pytest_inside(self, name: str, paths: List[str], through: Sequence[str] = ()) -> Result:
         folder = Path(tempfile.mkdtemp(prefix="zeropod-test-"))
         try:
@@ -122,24 +118,36 @@ class Suites:
 
     # --- in a node -----------------------------------------------------------
 
+    def supervisor(self) -> List[Result]:
+        """The C programs themselves, in namespaces that the tests make."""
+        return [self._pytest_in_node("supervisor", "tests/supervisor", zeropod=False)]
+
     def node(self) -> List[Result]:
         """The product, on Debian's containerd."""
-        return [self._pytest_in_node("node", "debian", [])]
+        return [self._pytest_in_node("node")]
 
     def both(self) -> List[Result]:
         """Those node tests that are about containerd's ways, on the newer one."""
         if not containerd.can_build():
             return [Result("node 2.3", skips=[NO_GO])]
-        return [self._pytest_in_node("node 2.3", "2.3", ["-m", "both"])]
+        return [self._pytest_in_node("node 2.3", variant="2.3", extra=["-m", "both"])]
 
-    def _pytest_in_node(self, name: str, variant: str, extra: List[str]) -> Result:
+    def _pytest_in_node(
+        self,
+        name: str,
+        folder: str = "tests/node",
+        *,
+        variant: str = "debian",
+        zeropod: bool = True,
+        extra: Sequence[str] = (),
+    ) -> Result:
         # Two test runs at once must not share a node.
         node = Node(
             self.environment.cache, "test-%s-%d" % (variant.replace(".", "-"), os.getpid())
         )
         try:
-            node.start(self.environment, variant=variant)
-            words = [*self._pytest(["tests/node"], "/var/log/node/junit.xml"), *extra]
+            node.start(self.environment, variant=variant, zeropod=zeropod)
+            words = [*self._pytest([folder], "/var/log/node/junit.xml"), *extra]
             status = node.call(words, cwd="/src")
             result = report.read(name, node.state / "log/node/junit.xml", status)
             if result.failed or result.problem:
