@@ -25,6 +25,9 @@ BIN = "/opt/zeropod/venv/bin/"
 #: Nobody: tests of pure things need no privileges.
 UNPRIVILEGED = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
 
+#: Seconds after which a suite is ended.
+LIMIT = 1500
+
 #: Why the second containerd is left out where it cannot be built.
 NO_GO = "containerd 2.3 is built from source and there is no Go on this machine"
 
@@ -107,7 +110,10 @@ class Suites:
     def _pytest(self, paths: List[str], junit: str) -> List[str]:
         chosen = [word for word in self.arguments if word.startswith(paths[0])]
         rest = [word for word in self.arguments if not word.startswith("tests/")]
-        return [BIN + "python", "-m", "pytest", "-p", "no:cacheprovider", "-q", "--junitxml=" + junit,
+        # pytest's own time limit interrupts a test once; one that then waits in its clean-up for ever
+        # shows where it stands, and the suite is ended.
+        return ["timeout", "--kill-after=10", str(LIMIT), BIN + "python", "-X", "faulthandler", "-m", "pytest", "-o",
+                "faulthandler_timeout=240", "-p", "no:cacheprovider", "-q", "--junitxml=" + junit,
                 *rest, *(chosen or paths)]  # fmt: skip
 
     def _inside(self, words: Sequence[str], binds: Mapping[str, Path]) -> int:
