@@ -5,6 +5,7 @@ import threading
 from collections import defaultdict
 
 from checkpointer import execwatch, images, settings, zygote
+from checkpointer.rush import Rush
 from redirector import datapath
 
 
@@ -13,6 +14,7 @@ class Engine:
     """The node's datapath, image store, criu zygotes and exec watch.
 
     Attributes:
+        rush: Entered by wakes until their first byte is out.
         pod_locks: By sandbox id: only one container of a pod is being put to sleep at a time, because the second
             phase of a sleep holds the whole pod's packets.
     """
@@ -22,6 +24,7 @@ class Engine:
     store: images.Store
     zygotes: zygote.Zygotes
     execs: execwatch.ExecWatch
+    rush: Rush = dataclasses.field(default_factory=Rush)
     pod_locks: defaultdict[str, threading.Lock] = dataclasses.field(
         default_factory=lambda: defaultdict(threading.Lock)
     )

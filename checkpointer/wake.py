@@ -6,13 +6,18 @@ removing the image) comes after the replay.
 
 import logging
 
-from checkpointer import cgroups, errors, lazy, restore
+from checkpointer import cgroups, errors, images, lazy, restore
 from checkpointer.clock import Clock
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from redirector.errors import RedirectorError
 
 log = logging.getLogger(__name__)
+
+
+PATIENCE = 0.5
+"""Seconds that a woken container's housekeeping gives way to other wakes. Until then it may use more CPU than its limit
+on cgroup v1, where that hierarchy is joined last."""
 
 
 class NoRoom(Exception):
@@ -30,6 +35,18 @@ def run(container: Container, engine: Engine) -> None:
     image = container.image
     if image is None:
         raise errors.ImageError("there is no image to restore")
+    with engine.rush:
+        restored = _first_byte(container, engine, image)
+    engine.rush.give_way(PATIENCE)
+    restored.settle()
+    container.drain = restored.drain
+    if container.drain is None:
+        image.drop()
+        container.image = None
+
+
+def _first_byte(container: Container, engine: Engine, image: images.Image) -> restore.Restored:
+    """What somebody waits for."""
     clock = Clock()
     tasks, pages = image.manifest.tasks, image.manifest.pages_bytes
     if no_room := cgroups.room(container.record.pid, pages, tasks):
@@ -47,11 +64,7 @@ def run(container: Container, engine: Engine) -> None:
     clock.phase("replay")
     container.times.wake = _phases(clock, inside)
     engine.execs.release(container.record.id)
-    restored.settle()
-    container.drain = restored.drain
-    if container.drain is None:
-        image.drop()
-        container.image = None
+    return restored
 
 
 def _replay(container: Container) -> None:
