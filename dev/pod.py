@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 
-from dev.cri import STATES, Pod, Runtime, remove_cgroup
+from dev.cri import STATES, Pod, remove_cgroup
+from dev.runtime import Runtime
 
 
 def run(options: argparse.Namespace) -> int:
