@@ -17,6 +17,7 @@ import pytest
 from node import sleepers
 
 from dev import cri
+from dev.runtime import SOCKET
 from nri_plugin import injection
 from ttrpc import messages
 
@@ -102,7 +103,7 @@ def plugin() -> Iterator[Plugin]:
 @pytest.fixture
 def stored() -> Iterator[Callable[[cri.Container], Any]]:
     """Returns containerd's record of a container."""
-    channel = grpc.insecure_channel(cri.SOCKET, options=[("grpc.default_authority", "localhost")])
+    channel = grpc.insecure_channel(SOCKET, options=[("grpc.default_authority", "localhost")])
     get = channel.unary_unary(
         "/containerd.services.containers.v1.Containers/Get",
         request_serializer=messages.encode,
