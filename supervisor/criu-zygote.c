@@ -498,6 +498,21 @@ static void read_kdat(const char *path)
 	doors_close(bytes, (size_t)file.st_size);
 }
 
+// --- criu ---
+
+static pid_t worker; // in the pid namespace that it works in
+
+// A daemon's session is led by a process that has ended. criu forks one in its place, which forks the daemon and ends, so
+// that the daemon becomes a child of the root of the tree, the nearest subreaper. But the root gets that attribute back only
+// at the end of the restore (criu 4.2 pie/restorer.c), and the daemon would be the container's PID 1's child for ever: missed
+// by our checks, and by the next dump. The root leads its session, so it comes by here before it forks.
+__attribute__((visibility("default"))) pid_t setsid(void)
+{
+	if (worker && getppid() == worker)
+		prctl(PR_SET_CHILD_SUBREAPER, 1);
+	return (pid_t)syscall(SYS_setsid);
+}
+
 __attribute__((constructor)) static void zygote(void)
 {
 	const char *listening = getenv("CRIU_ZYGOTE_FD");
@@ -532,4 +547,5 @@ __attribute__((constructor)) static void zygote(void)
 	unsetenv("CRIU_LIBS_DIR");
 	unsetenv("LD_BIND_NOW");
 	serve();
+	worker = getpid();
 }
