@@ -44,17 +44,18 @@ class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 64
-server = Server(("::", %d), Ask)
+server = Server(("::", PORT), Ask)
 SETUP
 print("up", flush=True)
 server.serve_forever(0.1)
-""" % PORT
+"""
 
 
 class Talk:
     """One connection to a `SERVER`."""
 
     def __init__(self, address: str, timeout: float = 20.0, port: int = PORT) -> None:
+        self._timeout = timeout
         self._stream = socket.create_connection((address, port), timeout=timeout)
         self._lines = self._stream.makefile("rb")
 
@@ -73,6 +74,17 @@ class Talk:
         if not line:
             raise ConnectionError("the application has closed the connection")
         return json.loads(line)
+
+    def quiet(self) -> bool:
+        """Whether nothing has come: no answer, no end, no reset."""
+        self._stream.setblocking(False)
+        try:
+            self._stream.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        finally:
+            self._stream.settimeout(self._timeout)
+        return False
 
     def close(self) -> None:
         """End the connection."""
@@ -169,12 +181,18 @@ class Sleeper:
         assert self.container.pid == self.pid
 
 
+def code(setup: str = "", port: int = PORT) -> str:
+    """A `SERVER`'s code."""
+    return SERVER.replace("PORT", str(port)).replace("SETUP", setup)
+
+
 def python(
     pods: Callable[..., cri.Pod],
     setup: str = "",
     *,
     scaledown: str = "1h",
     pod: cri.Pod | None = None,
+    port: int = PORT,
     **described: Any,
 ) -> Sleeper:
     """Start a `SERVER`.
@@ -184,12 +202,13 @@ def python(
         setup: Code that it runs before it says "up".
         scaledown: The annotation; by default it sleeps only when told to.
         pod: Where; by default in a new one.
+        port: What it listens on.
         described: More for `cri.Pod.run`.
     """
     pod = pod or pods(annotations={SCALEDOWN: scaledown})
-    code = SERVER.replace("SETUP", setup)
-    sleeper = Sleeper(pod.run("localhost/python:1", ["python3", "-c", code], **described))
-    cri.until(lambda: "up" in sleeper.container.logs() or sleeper.container.state != "running", 20)
+    sleeper = Sleeper(pod.run("localhost/python:1", ["python3", "-c", code(setup, port)], **described))
+    cri.until(lambda: "up" in sleeper.container.logs() or not alive(sleeper.pid), 20)
+    assert alive(sleeper.pid), sleeper.container.logs()
     known(sleeper)
     return sleeper
 

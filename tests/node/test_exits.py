@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ import pytest
 from node import sleepers
 
 from dev import cri
+from ttrpc.errors import TtrpcError
 
 Pods = Callable[..., cri.Pod]
 
@@ -74,8 +76,9 @@ def test_pod_stop_runs_the_handler(pods: Pods, tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         mount = {"container_path": "/data", "host_path": str(folder)}
-        setup = HANDLER + f"server.server_close(); server = Server(('::', {8000 + number}), Ask)"
-        both.append(sleepers.python(pods, setup, pod=pod, mounts=[mount], name=name))
+        both.append(
+            sleepers.python(pods, HANDLER, pod=pod, port=8000 + number, mounts=[mount], name=name)
+        )
     for one in both:
         one.sleep()
     for one in both:
@@ -145,13 +148,9 @@ def test_exit_during_a_dump(pods: Pods) -> None:
     for delay in (0.01, 0.03, 0.05, 0.07, 0.1):
         one = sleepers.python(pods)
         one.ask(f"threading.Timer({delay}, os._exit, [3]).start()")
-        try:
-            one.sleep()
-        except Exception:  # noqa: BLE001 - it may end before, in which case there is nothing to put to sleep
-            pass
-        else:
-            # Frozen before its time was up: it ends when it is back.
-            one.wake()
+        with contextlib.suppress(TtrpcError):
+            one.sleep()  # it may end before
+            one.wake()  # and if it was frozen before its time was up, it ends now
         assert one.container.wait("exited", 15).exit_code == 3, delay
 
 
@@ -170,7 +169,5 @@ def test_stop_during_a_dump(pods: Pods, tmp_path: Path) -> None:
 
 
 def _try_to_sleep(one: sleepers.Sleeper) -> None:
-    try:
+    with contextlib.suppress(TtrpcError):
         one.sleep()
-    except Exception:  # noqa: BLE001 - called off, or ended: what counts is how it ended
-        return

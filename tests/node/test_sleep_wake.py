@@ -176,7 +176,7 @@ def test_commands_for_people(pods: Pods, zeropod: Run) -> None:
     status = zeropod("status")
     assert status.code == 0
     assert "plugin: connected" in status.out
-    assert "1 RUNNING" in status.out
+    assert "RUNNING" in status.out
 
 
 def test_commands_for_programs(pods: Pods, zeropod: Run) -> None:
@@ -195,13 +195,13 @@ def test_commands_for_programs(pods: Pods, zeropod: Run) -> None:
     [awake] = said("wake", one.reference)
     assert (awake["state"], awake["wake_cause"], awake["wakes"]) == ("RUNNING", "asked", 1)
     assert sum(awake["wake_phases"].values()) == pytest.approx(awake["wake_ms"])
-    assert [found["id"] for found in said("list")] == [one.container.id]
+    assert [found["id"] for found in said("list", one.reference)] == [one.container.id]
     [why] = said("why", one.reference)
     assert why["info"]["state"] == "RUNNING"
     assert one.reference in why["text"]
     status = said("status")
     assert status["plugin"] is True
-    assert status["counts"] == {"RUNNING": "1"} or status["counts"] == {"RUNNING": 1}
+    assert int(status["counts"]["RUNNING"]) >= 1
     assert all(sleepers.alive(int(pid)) for pid in status["helpers"].values())
 
 
