@@ -38,7 +38,11 @@ def run(container: Container, engine: Engine) -> None:
     with engine.rush:
         restored = _first_byte(container, engine, image)
     engine.rush.give_way(PATIENCE)
-    restored.settle()
+    try:
+        restored.settle()
+    except ProcessLookupError as gone:
+        # What woke it was its last: a SIGTERM, a request to quit. The exit is on its way, the wake did not fail.
+        log.info("settle.gone", extra={"error": str(gone)})
     container.drain = restored.drain
     if container.drain is None:
         image.drop()
