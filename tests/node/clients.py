@@ -13,15 +13,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from node import sleepers
+from node.sleepers import SCALEDOWN
+
 from dev import cri
-from dev.zeropod import ZeropodError, info, reach
-from dev.zeropod import zeropod as command
+from ttrpc.errors import TtrpcError
 
 SERVERS = Path(__file__).parent / "servers"
 
-SCALEDOWN = "zeropod.ctrox.dev/scaledown-duration"
-
 PORT = 7000
+
+NODE = "10.88.0.1"
+"""The node's own address on the pods' bridge."""
 
 PATIENCE = 15.0
 """Seconds for anything that must happen; a machine under load may need a few."""
@@ -41,41 +44,26 @@ def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
         time.sleep(0.02)
 
 
-class Sleeper:
-    """A managed container, as the runtime and `zeropod` see it."""
+class Sleeper(sleepers.Sleeper):
+    """A managed container that clients talk to."""
 
     def __init__(self, container: cri.Container) -> None:
-        self.container = container
+        super().__init__(container)
         self.pod = container.pod
-        self.reference = f"{self.pod.namespace}/{self.pod.name}/{container.name}"
-        self.ip, self.ip6 = self.pod.ip, self.pod.ip6
-        self._started_at = container.status().started_at
+        self.ip6 = container.pod.ip6
         # Not managed at all, a test would see the same traffic and prove nothing.
-        until(lambda: self.info()["state"] == "RUNNING")
-
-    def info(self) -> dict[str, Any]:
-        """What `zeropod list` says."""
-        return info(self.reference)
-
-    def sleep(self) -> None:
-        """Have it put to sleep; fail when it is called off."""
-        command("sleep", self.reference)
-        assert self.info()["state"] == "ASLEEP"
+        self.reach("RUNNING")
 
     def try_sleep(self) -> bool:
         """Have it put to sleep in the middle of traffic; False when it was called off."""
         try:
-            command("sleep", self.reference)
-        except ZeropodError:
+            self.sleep()
+        except TtrpcError:
             # Called off is no failure: nothing may have gone wrong with criu.
             now = self.info()
             assert now["failed_sleeps"] == 0, now
             return False
         return True
-
-    def reach(self, state: str, seconds: float = PATIENCE) -> None:
-        """Wait for a state."""
-        reach(self.reference, state, seconds)
 
     def sleeps_on(self, seconds: float = 1.0) -> None:
         """See that nothing wakes it for a while."""
@@ -87,22 +75,19 @@ class Sleeper:
 
     def woke(self, cause: str, times: int = 1) -> None:
         """See that it was woken so often, the last time for this reason."""
-        self.reach("RUNNING")
-        now = self.info()
+        now = self.reach("RUNNING")
         assert (now["wakes"], now["wake_cause"]) == (times, cause), now
 
     def check(self) -> None:
-        """See that Kubernetes would have noticed nothing: running, never restarted."""
-        status = self.container.status()
-        assert (status.state, status.attempt) == ("running", 0), (status, self.container.logs())
-        assert status.started_at == self._started_at
+        """See that neither Kubernetes nor `zeropod list` would have noticed anything."""
+        self.unharmed()
         now = self.info()
         assert (now["failed_sleeps"], now["failed_wakes"]) == (0, 0), now
 
     @contextlib.contextmanager
     def during_dump(self, delay: float, action: Callable[[], object]) -> Iterator[None]:
         """Do something once, `delay` seconds after a checkpoint has begun; the supervisor's name tells."""
-        comm = Path(f"/proc/{self.container.pid}/comm")
+        comm = Path(f"/proc/{self.pid}/comm")
         done = threading.Event()
 
         def watch() -> None:

@@ -11,12 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from node.clients import PATIENCE, PORT, Listener, Sleeper, Sleepers, Talker, until
+from node.clients import NODE, PATIENCE, PORT, Listener, Sleeper, Sleepers, Talker, until
 
 from dev import cri
-
-NODE = "10.88.0.1"
-"""The node's own address on the pods' bridge."""
 
 MEMORY = 10 << 20
 """Bytes that servers/talker.py has in memory."""
@@ -267,6 +264,19 @@ def test_reply_that_waits_for_its_reader(sleepers: Sleepers) -> None:
         talker.reach("ASLEEP")
 
 
+def test_connection_that_its_client_has_half_closed(talker: Sleeper) -> None:
+    """A client that shut its side down before the sleep gets the reply that comes after it."""
+    with Talker(talker.ip) as waiting:
+        waiting.say("part")
+        waiting.sock.shutdown(socket.SHUT_WR)
+        with Talker(talker.ip) as client:
+            until(lambda: client.ask("parted") == "1")
+        talker.sleep()
+        with Talker(talker.ip) as client:
+            client.ask("farewell", "goodbye")
+        assert waiting.lines.read() == b"goodbye\n"
+
+
 # --- what does not wake ----------------------------------------------------------------------------------------------
 
 
@@ -468,7 +478,7 @@ def test_siblings_talk_to_each_other_over_loopback(sleepers: Sleepers) -> None:
             second.sleep()
             client.ask("tell", "add")
             client.until_heard(str(count))
-            assert second.info()["wake_cause"] == "tcp-data"
+            assert second.reach("RUNNING")["wake_cause"] == "tcp-data"
             first.sleep()
             second.sleep()
             assert other.ask("add") == str(count)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from node.clients import Datagrams, Sleepers, Talker, until
+from node.clients import NODE, PATIENCE, Datagrams, Sleepers, Talker, until
 
 from dev import cri
 
@@ -99,6 +100,23 @@ def test_large_datagrams_wake(sleepers: Sleepers) -> None:
         sleeper.sleep()
         with Datagrams(address) as client:
             assert client.ask("who " + text).split()[1] == text
+
+
+@pytest.mark.parametrize("connected", ["connect", "sendto"])
+def test_answer_to_its_own_question_wakes(sleepers: Sleepers, connected: str) -> None:
+    """An answer to a datagram that the application sent from a port of its own wakes it and arrives."""
+    sleeper = sleepers.talker()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.settimeout(PATIENCE)
+        server.bind((NODE, 0))
+        with Talker(sleeper.ip) as client:
+            client.ask("query", connected, *server.getsockname())
+        question, asker = server.recvfrom(100)
+        sleeper.sleep()
+        server.sendto(b"answer-to-" + question, asker)
+        sleeper.woke("udp")
+        with Talker(sleeper.ip) as client:
+            client.until_heard("answer-to-question")
 
 
 def test_datagrams_to_a_sibling_do_not_wake(sleepers: Sleepers) -> None:

@@ -14,6 +14,7 @@ import time
 MEMORY = bytearray(random.Random(7).randbytes(10 << 20))
 ENDED = []
 CALLS = []
+PARTED = []
 
 
 def receive(stream, size):
@@ -93,6 +94,25 @@ class Talk:
         """Everything up to the client's FIN, back."""
         return self.stream.read().decode()
 
+    def part(self):
+        """Reads to the client's FIN and keeps its own side open for a farewell."""
+        self.stream.read()
+        said = threading.Event()
+        PARTED.append((self.sock, said))
+        said.wait()
+        raise ConnectionAbortedError
+
+    def parted(self):
+        """How many wait for their farewell."""
+        return len(PARTED)
+
+    def farewell(self, text):
+        """The last line for those, and the end of their connections."""
+        for sock, said in PARTED:
+            sock.sendall(f"{text}\n".encode())
+            said.set()
+        return "said"
+
     def ended(self):
         """How connections ended so far."""
         return json.dumps(ENDED)
@@ -109,6 +129,19 @@ class Talk:
 
         threading.Thread(target=hear, daemon=True).start()
         return sock.getsockname()[1]
+
+    def query(self, how, host, port):
+        """Asks somebody by datagram, over a connected socket or not, and remembers the answer."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        lines = []
+        CALLS.append((sock, lines))
+        if how == "connect":
+            sock.connect((host, int(port)))
+            sock.send(b"question")
+        else:
+            sock.sendto(b"question", (host, int(port)))
+        threading.Thread(target=lambda: lines.append(sock.recv(100).decode()), daemon=True).start()
+        return "asked"
 
     def heard(self):
         """What came over the connections it opened."""
