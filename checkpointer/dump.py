@@ -139,7 +139,7 @@ class _Dump:
         self._arm()
         try:
             worker = self._zygotes.swrk.worker(
-                self._staged.fd, container=self._target.supervisor_pid, ipc=self._ipc
+                self._staged.fd, container=self._target.supervisor_pid, ipc=self._ipc, undo=True
             )
         except (CheckpointerError, ProcessLookupError) as error:
             raise self._resumed(error) from error
@@ -248,6 +248,7 @@ class _Dump:
         if not worker.wait(_CRIU_END):
             worker.kill()
             worker.wait(_CRIU_END)
+        self._wait_undone(worker)
         if self._staged.image is not None and rescue.survey(self._pids) is not rescue.Survey.ALL:
             _log.warning("dump.finish container=%s: %s", self._target.container_id, error)
             self._finish()
@@ -256,6 +257,15 @@ class _Dump:
             self._staged.revoke()
             images.remove(self._staged.path)
         raise self._resumed(self._failure or error) from error
+
+    def _wait_undone(self, worker: Worker) -> None:
+        """Wait for the process that puts right what a killed criu has done to the application."""
+        deadline = time.monotonic() + _CRIU_END
+        with contextlib.suppress(ProcessLookupError):
+            while set(self._zygotes.running(self._target.supervisor_pid)) - {worker.pid}:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(_POLL)
 
     def _finish(self) -> None:
         """Kill what criu did not come to: the image is committed and part of the tree is dead already."""

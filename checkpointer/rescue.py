@@ -199,7 +199,10 @@ class Hush:
     def close(self, *, silently: bool) -> None:
         """Close the duplicates; `silently` also silences those that the processes still have."""
         for copy in self._held:
-            with socket.socket(fileno=copy) as duplicate, contextlib.suppress(OSError):  # a listening socket
+            with (
+                socket.socket(fileno=copy) as duplicate,
+                contextlib.suppress(OSError),
+            ):  # a listening socket
                 if silently:
                     duplicate.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _TCP_REPAIR_ON)
         self._held.clear()

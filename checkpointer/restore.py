@@ -30,6 +30,7 @@ _SECONDS = 30.0  # for little memory on a busy node; criu was seen to hang for e
 _BYTES_PER_SECOND = 50 << 20  # from a cold, slow disk
 _CRIU_END = 10.0
 _DEATH = 10.0
+_ZOMBIES_DIE = 0.2  # a process that was a zombie is restored as one that ends by itself in a moment
 _POLL = 0.0002
 _PLACINGS = 10  # a process may fork while its parent is being moved
 _TOLD = 3  # differences named in a reason
@@ -257,10 +258,10 @@ class _Restore:
         Raises:
             RestoreError: one has other rights, or is outside of the container's limits.
         """
-        present: dict[int, Security] = {}
-        for pid in tree:
-            present |= processes.security(pid)
-        if wrong := differences(self._image.manifest.security, present):
+        deadline = time.monotonic() + _ZOMBIES_DIE
+        while (wrong := self._differences(tree)) and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        if wrong:
             more = f" and {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
             message = (
                 f"restored tasks have other rights than before: {'; '.join(wrong[:_TOLD])}{more}"
@@ -268,10 +269,16 @@ class _Restore:
             raise RestoreError(message)
         memory = self._groups.controller("memory")
         for pid in tree:
-            if cgroups.of(pid).controller("memory") != memory:
+            if cgroups.of(pid).controller("memory") != memory and processes.alive(pid):
                 raise RestoreError(
                     f"restored process {pid} is outside of the container's memory cgroup"
                 )
+
+    def _differences(self, tree: list[int]) -> list[str]:
+        present: dict[int, Security] = {}
+        for pid in tree:
+            present |= processes.security(pid)
+        return differences(self._image.manifest.security, present)
 
     def _complete(self) -> bool:
         """Say whether the application runs although criu gave no good answer: it was let go, and is all there."""

@@ -93,6 +93,7 @@ class Zygote:
         groups: cgroups.Cgroups | None = None,
         inherited: Sequence[int] = (),
         mount_namespace: int | None = None,
+        undo: bool = False,
     ) -> Worker:
         """Start a criu.
 
@@ -102,6 +103,7 @@ class Zygote:
             ipc: Whether the ipc namespace is one of them.
             groups: Cgroups whose memory controller it joins first.
             inherited: Descriptors for a restored application.
+            undo: Whether another process traces for it and puts its tracees right if it is killed: for dumps.
             mount_namespace: Pid of a process whose mount namespace alone is joined.
 
         Raises:
@@ -110,6 +112,8 @@ class Zygote:
         """
         with contextlib.ExitStack() as stack:
             items = [("d", image)]
+            if undo:
+                items.append(("u", image))
             if groups is not None:
                 items += stack.enter_context(cgroups.joining(groups))
             if container is not None:

@@ -130,7 +130,9 @@ class Zygotes:
         found = []
         for zygote in self._alive():
             for pid in processes.children(zygote):
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(
+                    ProcessLookupError, PermissionError
+                ):  # a zombie has no namespaces
                     if processes.ns_inode(pid, "pid") == inside:
                         found.append(pid)
         return found

@@ -67,6 +67,7 @@ def sleep():
 for work in (compute, sleep, sleep):
     threading.Thread(target=work, daemon=True).start()
 listener = socket.create_server(("127.0.0.1", port), backlog=64)
+listener.setblocking(False)
 selector = selectors.DefaultSelector()
 selector.register(listener, selectors.EVENT_READ)
 lines = {}

@@ -93,6 +93,14 @@ def wake(
     return restored
 
 
+def named(pid: int, name: str) -> bool:
+    """Say whether a process that lives has this name."""
+    try:
+        return processes.alive(pid) and processes.comm(pid) == name
+    except ProcessLookupError:
+        return False
+
+
 class Striker:
     """Sends a signal to a container's criu, some time after it has started."""
 
@@ -103,7 +111,7 @@ class Striker:
 
     def _run(self, zygotes: Zygotes, pid: int, after: float, number: signal.Signals) -> None:
         while not self._over.is_set():
-            if workers := zygotes.running(pid):
+            if workers := [worker for worker in zygotes.running(pid) if named(worker, "criu")]:
                 time.sleep(after)
                 for worker in workers:
                     with contextlib.suppress(ProcessLookupError):
@@ -368,6 +376,27 @@ def test_stdio_is_the_supervisors(
     assert before
     restored = wake(zygotes, app, sleep(zygotes, app, store))
     assert processes.pipes(restored.pid) == before
+
+
+def test_open_files_keep_their_flags(
+    zygotes: Zygotes, app: criu_lab.Application, store: Store
+) -> None:
+    """Looking at sockets from outside changes nothing of them: O_NONBLOCK, above all, is as it was."""
+    before = flags(app)
+    assert any(flag & os.O_NONBLOCK for flag in before.values())
+    wake(zygotes, app, sleep(zygotes, app, store))
+    assert flags(app) == before
+
+
+def flags(app: criu_lab.Application) -> dict[tuple[int, str], int]:
+    """Return the status flags of every socket of the application, by vpid and descriptor."""
+    found = {}
+    for pid in processes.tree(app.container.supervisor.application() or 0):
+        for fd, _ in processes.sockets(pid):
+            lines = Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines()
+            text = next(line.split()[1] for line in lines if line.startswith("flags:"))
+            found[processes.vpid(pid), str(fd)] = int(text, 8)
+    return found
 
 
 def test_a_lazy_wake_fills_in_all_memory(zygotes: Zygotes, lab: Path, store: Store) -> None:
