@@ -197,7 +197,8 @@ static __always_inline int divert(struct __sk_buff *skb, u32 id)
         return TC_ACT_UNSPEC;
     if (hold->mode & MODE_DRAIN && *(volatile u64 *)&count->redirected == hold->confirmed)
         return TC_ACT_UNSPEC;
-    __sync_fetch_and_add(&count->redirected, 1);
+    /* The TAP takes no large segments: the kernel cuts them into so many frames on the way. */
+    __sync_fetch_and_add(&count->redirected, skb->gso_segs > 1 ? skb->gso_segs : 1);
     skb->mark = MARK_HELD | id;
     /* The daemon is gone, so is the device: the frame is dropped and comes again. */
     return bpf_redirect(hold->tap, 0);

@@ -311,6 +311,17 @@ def test_los_sysctls_are_lent_not_taken(lab: Lab, pod: Pod, strict: str):
     assert [sysctl(lab.pod, name) for name in names] == before
 
 
+def test_every_frame_of_a_large_segment_is_counted(lab: Lab, hold: Hold):
+    """What the programs count and what waits is the same, or a replay would not know when it is over."""
+    caller, accepted = lab.connect(lab.serve(socket.AF_INET))
+    hold.only([], [connection(accepted)])
+    caller.sendall(
+        bytes(12000)
+    )  # less than the first congestion window: one segment for the kernel
+    until_queued(hold, 8)
+    until(lambda: (hold.receive(), hold._redirected() == hold.queued)[1])
+
+
 def test_large_segments_over_lo_are_replayed_whole(lab: Lab, hold: Hold):
     """The 64 KB segments of lo fit through the TAP."""
     listener = lab.serve(socket.AF_INET)
