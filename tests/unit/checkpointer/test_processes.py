@@ -97,6 +97,7 @@ def test_a_zombie_is_not_alive() -> None:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert processes.zombie(process.pid)
         assert not processes.alive(process.pid)
+        assert processes.security(process.pid) == {}
     finally:
         process.wait()
 
