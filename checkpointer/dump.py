@@ -215,6 +215,7 @@ class _Dump:
             criu=self._zygotes.bundle.version,
             created=time.time(),
             app=processes.vpid(self._application),
+            processes=len(self._pids),
             tasks=len(security),
             pages_bytes=images.pages(self._staged.path),
             total_bytes=images.size(self._staged.path),

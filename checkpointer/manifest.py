@@ -42,6 +42,7 @@ class Manifest:
         criu: Version of the criu that wrote it.
         created: Seconds since the epoch.
         app: The application's pid inside the container.
+        processes: Processes of the tree.
         tasks: Threads of the whole tree.
         pages_bytes: Memory in it, which a restore needs again.
         total_bytes: All its files.
@@ -60,6 +61,7 @@ class Manifest:
     criu: str
     created: float
     app: int
+    processes: int
     tasks: int
     pages_bytes: int
     total_bytes: int

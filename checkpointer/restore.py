@@ -30,7 +30,9 @@ _SECONDS = 30.0  # for little memory on a busy node; criu was seen to hang for e
 _BYTES_PER_SECOND = 50 << 20  # from a cold, slow disk
 _CRIU_END = 10.0
 _DEATH = 10.0
-_ZOMBIES_DIE = 0.2  # a process that was a zombie is restored as one that ends by itself in a moment
+_ZOMBIES_DIE = (
+    0.2  # a process that was a zombie is restored as one that ends by itself in a moment
+)
 _POLL = 0.0002
 _PLACINGS = 10  # a process may fork while its parent is being moved
 _TOLD = 3  # differences named in a reason
@@ -233,11 +235,11 @@ class _Restore:
         """
         if script not in {"post-restore", "pre-resume"} or self._worker is None:
             return True
-        tree = processes.tree(self._worker.pid)[1:]
         if script == "post-restore":
             if self._image.manifest.held.connections:
-                self._hush.take(tree)
+                self._hush.take(processes.tree(self._worker.pid)[1:])
             return True
+        tree = processes.tree(self._worker.pid)[1:]
         self._clock.phase("criu")
         try:
             self._inspect(tree)

@@ -30,6 +30,7 @@ def facts(container_id: str = ID) -> Manifest:
         criu="4.2.1",
         created=1.5,
         app=2,
+        processes=1,
         tasks=3,
         pages_bytes=4096,
         total_bytes=5000,
