@@ -110,8 +110,9 @@ class Strike:
         while not self._fresh() and time.monotonic() < deadline:
             pass
         time.sleep(self._delay)
-        # Not the first one: that may only have been the father of the one that works.
-        self.killed = any([kill(pid) for pid in self._fresh() if sleepers.alive(pid)])
+        # Not the first one: that may only have been the father of the one that works. Nor its tracer, which is there
+        # to outlive it.
+        self.killed = any([kill(pid) for pid in self._fresh() if sleepers.comm(pid) == "criu"])
 
 
 # --- the daemon -------------------------------------------------------------------------------------------------------
