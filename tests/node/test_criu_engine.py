@@ -368,6 +368,37 @@ def test_what_criu_forgets_comes_back(zygotes: Zygotes, lab: Path, store: Store)
         container.kill()
 
 
+SHARED_MEMORY = """
+import ctypes, time
+libc = ctypes.CDLL(None)
+libc.shmat.restype, libc.shmat.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
+address = libc.shmat(libc.shmget(0x1234, 4096, 0o1600), None, 0)
+ctypes.memmove(address, b"shared", 7)
+while ctypes.string_at(address, 6) == b"shared":
+    time.sleep(0.01)
+"""
+
+
+def test_sysv_memory_survives(zygotes: Zygotes, lab: Path, store: Store) -> None:
+    """A process with SysV shared memory, as postgres has it, finds it again, twice."""
+    python = os.path.realpath(sys.base_prefix + "/bin/python3")
+    container = criu_lab.Container(lab, [python, "-c", SHARED_MEMORY])
+    try:
+        maps = Path(f"/proc/{container.supervisor.application()}/maps")
+        criu_lab.until(lambda: "/SYSV00001234" in maps.read_text())
+        for _ in range(2):
+            image = dump.dump(zygotes, container.target, store, frozen=no_notes).image
+            assert not image.manifest.ipc
+            restored = restore.restore(zygotes, container.target, image)
+            restored.resume()
+            restored.settle()
+            image.drop()
+            time.sleep(0.1)
+            assert container.supervisor.application() == restored.pid
+    finally:
+        container.kill()
+
+
 def test_stdio_is_the_supervisors(
     zygotes: Zygotes, app: criu_lab.Application, store: Store
 ) -> None:
