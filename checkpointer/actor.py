@@ -114,16 +114,15 @@ class Actor:
         while True:
             event = await self._events.get()
             before = self.container.life
-            after, effects = lifecycle.step(before, event)
-            if after is not before:
-                await self._moved(before, after)
+            self.container.life, effects = lifecycle.step(before, event)
             for effect in effects:
                 self._perform(effect)
+            if self.container.life is not before:
+                await self._publish(before)
             self._events.task_done()
 
-    async def _moved(self, before: lifecycle.Life, after: lifecycle.Life) -> None:
-        container = self.container
-        container.life = after
+    async def _publish(self, before: lifecycle.Life) -> None:
+        container, after = self.container, self.container.life
         if after.state is not before.state:
             container.since = time.time()
             if after.state is State.RUNNING:
@@ -147,7 +146,11 @@ class Actor:
                 self.container.off_cause = cause
                 self.container.called_off.set()
             case lifecycle.Wake():
-                self._start(self._wake(), "wake")
+                # On its way to a thread before anything is logged or told: a client waits.
+                woken = self._loop.run_in_executor(
+                    self._pool, wake.run, self.container, self._engine
+                )
+                self._start(self._wake(woken), "wake")
             case lifecycle.WakeLater(seconds):
                 self._loop.call_later(seconds, self.post, lifecycle.RetryWake())
             case lifecycle.Rest(seconds):
@@ -204,9 +207,9 @@ class Actor:
         else:
             self.post(lifecycle.SleepFailed(error.reason))
 
-    async def _wake(self) -> None:
+    async def _wake(self, woken: asyncio.Future[None]) -> None:
         try:
-            await self._threaded(lambda: wake.run(self.container, self._engine))
+            await woken
         except wake.NoRoom as full:
             self.post(lifecycle.WakeHeld(str(full)))
         except errors.RestoreError as error:
