@@ -27,10 +27,17 @@ _LISTEN = 10  # net/tcp_states.h; criu stores the kernel's numbers
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Held:
-    """Ports and connections of an image."""
+    """Ports and connections of an image.
+
+    Attributes:
+        ports: TCP ports it listens on, and UDP ports.
+        connections: Its TCP connections.
+        exclusive: TCP ports bound without SO_REUSEADDR; of interest before the kill only, and not kept in a manifest.
+    """
 
     ports: frozenset[Port]
     connections: frozenset[Connection]
+    exclusive: frozenset[int] = frozenset()
 
 
 @functools.cache
@@ -80,9 +87,11 @@ def parse(data: bytes) -> Iterator[Any]:
 
 def of(sockets: Iterable[Any]) -> Held:
     """Sort inet sockets, criu's `inet_sk_entry`, into ports and connections."""
-    ports, connections = set(), set()
+    ports, connections, exclusive = set(), set(), set()
     for isk in sockets:
         local, remote = isk.src_port, isk.dst_port
+        if isk.proto == socket.IPPROTO_TCP and local and not isk.opts.reuseaddr:
+            exclusive.add(local)
         if isk.proto == socket.IPPROTO_UDP and local:
             ports.add(Port("udp", local))
         elif isk.proto == socket.IPPROTO_TCP and isk.state == _LISTEN:
@@ -90,7 +99,7 @@ def of(sockets: Iterable[Any]) -> Held:
         elif isk.proto == socket.IPPROTO_TCP and local and remote:
             here, there = _address(isk.family, isk.src_addr), _address(isk.family, isk.dst_addr)
             connections.add(Connection(here, local, there, remote))
-    return Held(frozenset(ports), frozenset(connections))
+    return Held(frozenset(ports), frozenset(connections), frozenset(exclusive))
 
 
 def read(directory: Path) -> Held:

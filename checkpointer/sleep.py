@@ -79,26 +79,24 @@ def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> d
     hold.everything(sockets.others(sockets.table(application), own))
     ready = time.perf_counter()
 
+    raised: list[errors.Refused] = []
+
     def frozen(snapshot: dump.Frozen) -> dict[str, Any]:
-        _check(container)
-        table = sockets.table(application)
-        if sockets.pending(table, container.ports):
-            raise CalledOff("tcp-connect")
-        if sockets.unread(table, own):
-            raise CalledOff("udp")
-        # Whatever came in before everything was held is being worked on, and nobody would wake it to go on.
-        if port := traffic.came_after(container, table, own, container.quiet):
-            raise CalledOff("udp" if port.proto == "udp" else "tcp-data")
-        hold.only(snapshot.held.ports, snapshot.held.connections)
-        if wake := hold.receive():
-            raise CalledOff(wake.kind)
+        try:
+            _last_look(container, sockets.table(application), own, snapshot.held.exclusive)
+            hold.only(snapshot.held.ports, snapshot.held.connections)
+            if wake := hold.receive():
+                raise CalledOff(wake.kind)
+        except errors.Refused as refused:
+            raised.append(refused)
+            raise
         return {}
 
     try:
         result = dump.dump(engine.zygotes, container.target, engine.store, frozen=frozen)
     except errors.DumpError as error:
         if error.refused:
-            raise CalledOff(error.reason) from error
+            raise raised[0] from error
         raise
     phases = {"hold": 1e3 * (ready - started), **result.phases}
     phases.pop("total", None)
@@ -114,6 +112,26 @@ def _drain(container: Container, application: int) -> None:
         if time.monotonic() > deadline:
             raise CalledOff("tcp-connect")
         time.sleep(LOOK)
+
+
+def _last_look(
+    container: Container, table: list[sockets.Socket], own: set[int], exclusive: frozenset[int]
+) -> None:
+    """With the tree frozen and every packet held: does anybody wait for it, and could it come back?"""
+    _check(container)
+    if sockets.pending(table, container.ports):
+        raise CalledOff("tcp-connect")
+    if sockets.unread(table, own):
+        raise CalledOff("udp")
+    # Whatever came in before everything was held is being worked on, and nobody would wake it to go on.
+    if port := traffic.came_after(container, table, own, container.quiet):
+        raise CalledOff("udp" if port.proto == "udp" else "tcp-data")
+    # bind(2) wants SO_REUSEADDR of both, and a connection in TIME_WAIT has it from its listener.
+    if taken := sockets.lingering(table) & exclusive:
+        raise errors.Refused(
+            f"port {min(taken)} was opened without SO_REUSEADDR and has connections that ended a moment ago (TIME_WAIT), "
+            "beside which it could not be opened again; they are gone after a minute"
+        )
 
 
 def _check(container: Container) -> None:

@@ -196,6 +196,9 @@ def _serves(found: Socket) -> bool:
     return found.state is State.CLOSE and found.local.port != 0
 
 
+_UNBORN = (State.SYN_RECV, State.NEW_SYN_RECV)
+
+
 def pending(sockets: Iterable[Socket], ports: Container[Port]) -> int:
     """Count connections to `ports` that exist and nobody has accepted.
 
@@ -206,11 +209,20 @@ def pending(sockets: Iterable[Socket], ports: Container[Port]) -> int:
     for found in sockets:
         if found.proto != "tcp" or Port("tcp", found.local.port) not in ports:
             continue
-        if found.state in (State.SYN_RECV, State.NEW_SYN_RECV):
+        if found.state in _UNBORN:
             count += 1
         elif found.state is State.LISTEN:
             count += found.rx_queue
     return count
+
+
+def lingering(sockets: Iterable[Socket]) -> set[int]:
+    """Return the local ports of TCP connections that ended and have no owner any more: TIME_WAIT and those before it."""
+    return {
+        found.local.port
+        for found in sockets
+        if found.proto == "tcp" and not found.inode and found.state not in _UNBORN
+    }
 
 
 def unsent(sockets: Iterable[Socket], inodes: Container[int]) -> int:

@@ -26,6 +26,7 @@ def sock(proto: int, state: int, local: int, remote: int = 0, **more: object) ->
     """An inet socket of an image."""
     plain = {
         "family": socket.AF_INET,
+        "opts": SimpleNamespace(reuseaddr=True),
         "src_addr": words("10.0.0.1"),
         "dst_addr": words("10.0.0.9"),
     }
@@ -61,6 +62,20 @@ def test_half_closed_connections_are_connections() -> None:
         Connection("10.0.0.1", 80, "10.0.0.9", 4000),
         Connection("10.0.0.1", 80, "10.0.0.9", 4001),
     }
+
+
+def test_ports_without_reuseaddr_are_exclusive() -> None:
+    """Of listeners and connections; datagrams have no TIME_WAIT."""
+    alone = {"opts": SimpleNamespace(reuseaddr=False)}
+    found = held.of(
+        [
+            sock(socket.IPPROTO_TCP, LISTEN, 80),
+            sock(socket.IPPROTO_TCP, LISTEN, 81, **alone),
+            sock(socket.IPPROTO_TCP, ESTABLISHED, 4000, 80, **alone),
+            sock(socket.IPPROTO_UDP, CLOSE, 53, **alone),
+        ]
+    )
+    assert found.exclusive == {81, 4000}
 
 
 def test_mapped_addresses_are_ipv4() -> None:

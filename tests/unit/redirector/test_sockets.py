@@ -92,6 +92,17 @@ def test_connections_are_the_owners_open_ones():
     }
 
 
+def test_lingering_are_ports_of_connections_that_ended():
+    """In TIME_WAIT and orphaned before it; not what is opened right now, nor what somebody owns."""
+    table = [
+        message((POD, 80), (NODE, 50000), State.SYN_RECV, 0),
+        message((POD, 81), (NODE, 50001), State.TIME_WAIT, 0),
+        message((POD, 82), (NODE, 50002), State.FIN_WAIT2, 0),
+        message((POD, 83), (NODE, 50003), State.CLOSE_WAIT, 9),
+    ]
+    assert sockets.lingering(sockets.parse(b"".join(table), "tcp")) == {81, 82}
+
+
 def test_unsent_is_what_the_owners_peers_have_not_acknowledged():
     """Bytes of its connections; for a listener the same field is the length its queue may have."""
     table = [
