@@ -14,6 +14,7 @@ import pytest
 from node.clients import NODE, PATIENCE, PORT, Listener, Sleeper, Sleepers, Talker, until
 
 from dev import cri
+from ttrpc.errors import TtrpcError
 
 MEMORY = 10 << 20
 """Bytes that servers/talker.py has in memory."""
@@ -275,6 +276,38 @@ def test_connection_that_its_client_has_half_closed(talker: Sleeper) -> None:
         with Talker(talker.ip) as client:
             client.ask("farewell", "goodbye")
         assert waiting.lines.read() == b"goodbye\n"
+
+
+def test_ended_connections_do_not_stand_in_the_way(talker: Sleeper) -> None:
+    """A server wakes beside the TIME_WAITs of connections that it closed itself, and a kept connection with it."""
+    with Talker(talker.ip) as kept:
+        for count in range(1, 4):
+            leave(talker, 20)
+            talker.sleep()
+            assert kept.ask("add") == str(count)
+    leave(talker)
+
+
+def test_ended_connections_of_an_exclusive_port_postpone_the_sleep(
+    pods: Callable[..., cri.Pod],
+) -> None:
+    """Without SO_REUSEADDR it could not be restored beside its TIME_WAITs: it stays awake, says why, and works on."""
+    talker = Sleepers(pods).talker("--exclusive")
+    with Talker.patiently(talker.ip) as kept:
+        leave(talker)
+        with pytest.raises(TtrpcError, match="SO_REUSEADDR"):
+            talker.sleep()
+        assert kept.ask("add") == "1"
+        assert "SO_REUSEADDR" in talker.why()
+    talker.unharmed()
+
+
+def leave(talker: Sleeper, times: int = 1) -> None:
+    """Make connections that the server closes first."""
+    for _ in range(times):
+        with Talker(talker.ip) as client:
+            assert client.ask("leave") == "left"
+            assert client.lines.read() == b""
 
 
 # --- what does not wake ----------------------------------------------------------------------------------------------

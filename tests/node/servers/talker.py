@@ -1,6 +1,7 @@
 """Answers questions on TCP, one a line, by IPv4 and IPv6; one thread a connection.
 
-talker.py PORT [--after SECONDS] [--defer]: listens only after a while; with TCP_DEFER_ACCEPT.
+talker.py PORT [--after SECONDS] [--defer] [--exclusive]: listens only after a while; with TCP_DEFER_ACCEPT; without
+SO_REUSEADDR.
 """
 
 import argparse
@@ -94,6 +95,11 @@ class Talk:
         """Everything up to the client's FIN, back."""
         return self.stream.read().decode()
 
+    def leave(self):
+        """Hangs up first, so that the connection ends in TIME_WAIT here."""
+        self.sock.sendall(b"left\n")
+        raise ConnectionAbortedError
+
     def part(self):
         """Reads to the client's FIN and keeps its own side open for a farewell."""
         self.stream.read()
@@ -159,11 +165,14 @@ def main():
     parser.add_argument("port", type=int)
     parser.add_argument("--after", type=float, default=0)
     parser.add_argument("--defer", action="store_true")
+    parser.add_argument("--exclusive", action="store_true")
     args = parser.parse_args()
     time.sleep(args.after)
-    listener = socket.create_server(
-        ("::", args.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
-    )
+    listener = socket.socket(socket.AF_INET6)
+    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, not args.exclusive)
+    listener.bind(("::", args.port))
+    listener.listen(1024)
     if args.defer:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
     while True:
