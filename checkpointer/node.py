@@ -77,6 +77,8 @@ class Node:
         for sandbox_id in set(self.engine.datapath.sandboxes()) - pods:
             self.engine.datapath.forget(sandbox_id)
         self.engine.store.gc(set(self._known))
+        if retired := self.engine.zygotes.retire():
+            log.info("zygotes.retired", extra={"pids": retired})
 
     def report(self, reported: Iterable[Any], removed: Iterable[str], *, complete: bool) -> None:
         """Take the plugin's word on which containers there are; state is never taken from it."""

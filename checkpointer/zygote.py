@@ -137,6 +137,23 @@ class Zygotes:
                         found.append(pid)
         return found
 
+    def retire(self) -> list[int]:
+        """End the zygotes of other bundles that nothing is at work below; return their pids."""
+        ended = []
+        for note in self._directory.glob("*.json"):
+            if note.stem.endswith(f"-{self.bundle.digest}"):
+                continue
+            pid = _noted(note)
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    if processes.children(pid):
+                        continue  # a drain, or a dump that a dead daemon began; the next daemon ends it
+                    os.kill(pid, signal.SIGTERM)
+                    ended.append(pid)
+            for left in self._directory.glob(f"{note.stem}.*"):
+                left.unlink(missing_ok=True)
+        return ended
+
     def pids(self) -> dict[str, int]:
         """Return the pids of the zygotes in use, by kind."""
         return {kind.value: zygote.pid for kind, zygote in self._found.items()}
