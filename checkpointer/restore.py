@@ -42,7 +42,7 @@ class Restored:
     """A container whose application runs again.
 
     Attributes:
-        pid: The application.
+        pid: The application, 0 if it has ended already.
         phases: Milliseconds by phase; they add up to "total".
         drain: Memory still being loaded, None after an eager restore.
     """
@@ -61,12 +61,17 @@ class Restored:
         return processes.tree(self.pid)
 
     def resume(self) -> None:
-        """Tell the supervisor; it delivers what signals have waited.
+        """Tell the supervisor; it delivers what signals have waited, or ends as the application has ended since.
 
         Raises:
-            SupervisorError: the container has ended since.
+            SupervisorError: it does not obey.
         """
-        Supervisor(self._target.supervisor_pid).tell(Signal.RESUME, State.RUN)
+        supervisor = Supervisor(self._target.supervisor_pid)
+        try:
+            supervisor.tell(Signal.RESUME, State.RUN)
+        except SupervisorError:
+            if supervisor.alive():
+                raise
 
     def settle(self) -> None:
         """Do what could wait until the container's packets are with it: its other cgroups, its scheduling.
@@ -212,9 +217,8 @@ class _Restore:
             _log.warning("restore.adopt container=%s: criu ended early", self._target.container_id)
         if not worker.wait(_CRIU_END):
             raise CriuError("criu does not exit after its answer", hung=True)
-        pid = self._supervisor.application()
-        if pid is None:
-            raise RestoreError("the restored application ended at once")
+        # What woke it may have been its last: then its status waits for RESUME.
+        pid = self._supervisor.application() or 0
         self._clock.phase("exit")
         return Restored(self._target, self._image, pid, self._clock.phases(), self._drain)
 
