@@ -560,12 +560,11 @@ def traces() -> dict[str, set[str]]:
         for zygote in sleepers.helpers().values()
         for pid in sleepers.descendants(zygote)
     }
-    found["marks"] = {
-        line
-        for info in Path(f"/proc/{daemon}/fdinfo").iterdir()
-        for line in info.read_text().splitlines()
-        if line.startswith("fanotify ")
-    }
+    found["marks"] = set()
+    for info in Path(f"/proc/{daemon}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            lines = info.read_text().splitlines()
+            found["marks"] |= {line for line in lines if line.startswith("fanotify ")}
     found["threads of pods"] = {
         os.readlink(link) for link in Path(f"/proc/{daemon}/task").glob("*/ns/net")
     }
