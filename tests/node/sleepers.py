@@ -206,7 +206,9 @@ def python(
         described: More for `cri.Pod.run`.
     """
     pod = pod or pods(annotations={SCALEDOWN: scaledown})
-    sleeper = Sleeper(pod.run("localhost/python:1", ["python3", "-c", code(setup, port)], **described))
+    sleeper = Sleeper(
+        pod.run("localhost/python:1", ["python3", "-c", code(setup, port)], **described)
+    )
     cri.until(lambda: "up" in sleeper.container.logs() or not alive(sleeper.pid), 20)
     assert alive(sleeper.pid), sleeper.container.logs()
     known(sleeper)
@@ -216,7 +218,15 @@ def python(
 def redis(pods: Callable[..., cri.Pod], *, scaledown: str = "1h", **described: Any) -> Sleeper:
     """Start a redis that takes DEBUG commands."""
     pod = pods(annotations={SCALEDOWN: scaledown})
-    words = ["redis-server", "--protected-mode", "no", "--save", "", "--enable-debug-command", "yes"]
+    words = [
+        "redis-server",
+        "--protected-mode",
+        "no",
+        "--save",
+        "",
+        "--enable-debug-command",
+        "yes",
+    ]
     sleeper = Sleeper(pod.run("localhost/redis:1", words, **described))
     cri.until(lambda: "Ready to accept" in sleeper.container.logs(), 20)
     known(sleeper)
@@ -244,7 +254,7 @@ def call(method: str, reference: str = "", timeout: float = 90.0) -> list[dict[s
     Raises:
         TtrpcError: what it answered, or that it is away.
     """
-    namespace, pod, container = (reference.split("/") + ["", ""])[:3] if reference else ("", "", "")
+    namespace, pod, container = [*reference.split("/"), "", "", ""][:3]
     query = api.m.Query(namespace=namespace, pod=pod, container=container)
     answer = api.m.Explanations if method == "Why" else api.m.Infos
     with blocking.Client(settings.Settings().socket) as client:

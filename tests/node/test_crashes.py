@@ -14,7 +14,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -75,9 +75,7 @@ def kill_daemon_cgroup() -> None:
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         number, controllers, path = line.split(":", 2)
         if "pids" in controllers.split(",") or number == "0":
-            root = next(
-                (r for r in cri.hierarchies() if "pids" in r.name.split(",")), cri.CGROUPS
-            )
+            root = next((r for r in cri.hierarchies() if "pids" in r.name.split(",")), cri.CGROUPS)
             if (root / path.lstrip("/") / "cgroup.procs").exists() and path != "/":
                 for word in (root / path.lstrip("/") / "cgroup.procs").read_text().split():
                     kill(int(word))
@@ -112,7 +110,7 @@ class Strike:
         time.sleep(self._delay)
         # Not the first one: that may only have been the father of the one that works. Nor its tracer, which is there
         # to outlive it.
-        self.killed = any([kill(pid) for pid in self._fresh() if sleepers.comm(pid) == "criu"])
+        self.killed = sum(kill(pid) for pid in self._fresh() if sleepers.comm(pid) == "criu") > 0
 
 
 # --- the daemon -------------------------------------------------------------------------------------------------------
@@ -169,6 +167,34 @@ def test_daemon_killed_asleep_without_traffic(pods: Pods) -> None:
     assert one.state == "ASLEEP"
     assert one.ask("memory['a']") == 1
     one.unharmed()
+
+
+@pytest.mark.timeout(120)
+def test_daemon_killed_with_many_asleep(pods: Pods) -> None:
+    """Ten containers of six pods that slept when the daemon was killed all wake, each with its own memory."""
+    homes = [pods(annotations={sleepers.SCALEDOWN: "1h"}) for _ in range(6)]
+    many = [
+        sleepers.python(pods, pod=home, port=port, name=f"port-{port}")
+        for number, home in enumerate(homes)
+        for port in ((7, 8) if number < 4 else (7,))
+    ]
+    ports = [int(one.container.name.rpartition("-")[2]) for one in many]
+    kept = [sleepers.Talk(one.ip, port=port) for one, port in zip(many, ports, strict=True)]
+    for number, talk in enumerate(kept):
+        talk.ask(f"memory.update(n={number})")
+    for one in many:
+        one.sleep()
+    with sleepers.without_daemon():
+        for talk in kept[::2]:
+            talk.send("memory['n']")
+        time.sleep(0.5)
+    for talk in kept[1::2]:
+        talk.send("memory['n']")
+    assert [talk.answer() for talk in kept] == list(range(10))
+    for one, talk in zip(many, kept, strict=True):
+        one.reach("RUNNING")
+        one.unharmed()
+        talk.close()
 
 
 def test_stop_without_a_daemon(pods: Pods) -> None:
@@ -311,7 +337,7 @@ def test_daemon_cgroup_killed_in_mid_drain(pods: Pods) -> None:
 
 @pytest.mark.timeout(180)
 def test_criu_killed_in_a_dump(pods: Pods) -> None:
-    """criu killed at twenty points of a dump: open connections and the memory are as if nothing had been.
+    """Criu killed at twenty points of a dump: open connections and the memory are as if nothing had been.
 
     Of an event loop. A thread that is blocked in recv gets EPERM (tcp_recvmsg of a socket in repair mode): the kernel
     lets it go on in the very moment in which criu ends.
@@ -341,7 +367,7 @@ def test_criu_killed_in_a_dump(pods: Pods) -> None:
 
 @pytest.mark.timeout(180)
 def test_criu_killed_in_a_restore(pods: Pods) -> None:
-    """criu killed at ten points of a restore: the request that woke the container is answered all the same."""
+    """Criu killed at ten points of a restore: the request that woke the container is answered all the same."""
     one = sleepers.python(pods)
     killed = 0
     with one.talk() as talk:
@@ -370,7 +396,9 @@ def test_page_daemon_killed(pods: Pods) -> None:
         with one.talk() as talk:
             talk.ask("1")
             time.sleep(delay)
-            killed += any([kill(pid) for pid in sleepers.descendants(lazy) if not sleepers.children(pid)])
+            killed += sum(
+                kill(pid) for pid in sleepers.descendants(lazy) if not sleepers.children(pid)
+            )
         cri.until(lambda: not one.info()["draining"], 30)
         assert one.ask(DIGEST, timeout=40) == digest, delay
     assert killed
@@ -427,7 +455,9 @@ def test_an_image_that_cannot_be_written(pods: Pods, fault: str) -> None:
     with one.talk() as talk:
         talk.ask("memory.update(a=1)")
         size = "256m" if fault == "another file system" else "1m"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", STAGING], check=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", STAGING], check=True
+        )
         try:
             for _ in range(3):
                 with pytest.raises(TtrpcError):
@@ -487,7 +517,11 @@ def test_a_restore_that_never_works(pods: Pods) -> None:
     attempt.join(30)
     [kept] = FAILED.glob(one.container.id + "~*")
     assert (kept / "inventory.img").exists()
-    said = [line for line in log.read_bytes()[mark:].decode().splitlines() if "container.failed" in line]
+    said = [
+        line
+        for line in log.read_bytes()[mark:].decode().splitlines()
+        if "container.failed" in line
+    ]
     assert len(said) == 1
     assert one.reference.rpartition("/")[0] in said[0]
     assert "reason=" in said[0]
@@ -517,7 +551,7 @@ def test_plugin_killed(pods: Pods) -> None:
 @pytest.mark.both
 @pytest.mark.timeout(120)
 def test_containerd_killed(pods: Pods, tmp_path: Path, runtime: cri.Runtime) -> None:
-    """containerd killed with a pod asleep: it is Running for the next one, wakes, sleeps, and stops as it should."""
+    """Containerd killed with a pod asleep: it is Running for the next one, wakes, sleeps, and stops as it should."""
     mount = {"container_path": "/data", "host_path": str(tmp_path)}
     setup = "signal.signal(signal.SIGTERM, lambda *_: os._exit(4))"
     one = sleepers.python(pods, setup, mounts=[mount])
@@ -572,6 +606,24 @@ def traces() -> dict[str, set[str]]:
     return found
 
 
+def nothing_since(before: dict[str, set[str]], what: str, but: Collection[str] = ()) -> None:
+    """Wait until there are no traces but those of before."""
+    left: dict[str, set[str]] = {}
+
+    def clean() -> bool:
+        now = traces()
+        left.clear()
+        left.update({kind: now[kind] - before[kind] for kind in set(now) - set(but)})
+        return not any(left.values())
+
+    try:
+        cri.until(clean, 10)
+    except TimeoutError:
+        pytest.fail(
+            f"{what}: left behind { {kind: found for kind, found in left.items() if found} }"
+        )
+
+
 def descriptors() -> int:
     """How many the daemon has open."""
     return len(os.listdir(f"/proc/{sleepers.service_pid('daemon')}/fd"))
@@ -613,7 +665,16 @@ def test_a_deleted_pod_leaves_nothing(pods: Pods, runtime: cri.Runtime) -> None:
         one.sleep()
         one.ask("1")
 
-    for bring in (running, falling_asleep, falling_asleep, asleep, waking, waking, failing, draining):
+    for bring in (
+        running,
+        falling_asleep,
+        falling_asleep,
+        asleep,
+        waking,
+        waking,
+        failing,
+        draining,
+    ):
         started: list[threading.Thread] = []
         one = sleepers.python(pods)
         bring(one)
@@ -621,18 +682,7 @@ def test_a_deleted_pod_leaves_nothing(pods: Pods, runtime: cri.Runtime) -> None:
         one.container.pod.remove()
         for thread in started:
             thread.join(30)
-        left: dict[str, set[str]] = {}
-
-        def clean() -> bool:
-            now = traces()
-            left.clear()  # noqa: B023 - called before the next round
-            left.update({kind: now[kind] - before[kind] for kind in now if now[kind] - before[kind]})  # noqa: B023
-            return not left  # noqa: B023
-
-        try:
-            cri.until(clean, 10)
-        except TimeoutError:
-            pytest.fail(f"{bring.__name__}: left behind {left}")
+        nothing_since(before, f"deleted when it was {bring.__name__}")
     cri.until(lambda: descriptors() <= open_before + 1, 10)
 
 
@@ -644,16 +694,5 @@ def test_a_pod_deleted_without_a_daemon_leaves_nothing(pods: Pods) -> None:
     one.sleep()
     with sleepers.without_daemon():
         one.container.pod.remove()
-    left: dict[str, set[str]] = {}
-
-    def clean() -> bool:
-        now = traces()
-        kinds = set(now) - {"marks", "threads of pods", "workers"}  # of another daemon, another number
-        left.clear()
-        left.update({kind: now[kind] - before[kind] for kind in kinds if now[kind] - before[kind]})
-        return not left
-
-    try:
-        cri.until(clean, 10)
-    except TimeoutError:
-        pytest.fail(f"left behind {left}")
+    # Of another daemon these have other numbers.
+    nothing_since(before, "deleted", but={"marks", "threads of pods", "workers"})

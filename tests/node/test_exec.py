@@ -15,6 +15,7 @@ from ttrpc.errors import TtrpcError
 
 Pods = Callable[..., cri.Pod]
 
+
 @pytest.mark.both
 def test_exec_wakes(pods: Pods) -> None:
     """An exec into a sleeping container runs once the application is back, which it finds with its memory."""
@@ -41,7 +42,7 @@ def test_a_program_that_is_not_there(pods: Pods) -> None:
     """An exec of a missing program fails as it does in any container, and the application is well."""
     one = sleepers.python(pods)
     one.sleep()
-    with pytest.raises(Exception, match="no such file|not found"):
+    with pytest.raises(Exception, match=r"no such file|not found"):
         one.container.exec(["/no/such/program"])
     assert one.ask("1") == 1
     one.unharmed()

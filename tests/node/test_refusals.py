@@ -49,7 +49,9 @@ def test_io_uring(pods: Pods) -> None:
             "is traced by",
             id="tracer",
         ),
-        pytest.param("it = open('/config/..2026_01_02_03_04_05.678/key')", "configmap", id="configmap"),
+        pytest.param(
+            "it = open('/config/..2026_01_02_03_04_05.678/key')", "configmap", id="configmap"
+        ),
     ],
 )
 def test_refused_before_anything_is_touched(
@@ -67,7 +69,9 @@ def test_refused_before_anything_is_touched(
         assert said in one.why()
         assert talk.ask("1") == 1
         one.unharmed()
-        talk.ask("os.kill(child, 9) or os.waitpid(child, 0)" if said == "is traced by" else "it.close()")
+        talk.ask(
+            "os.kill(child, 9) or os.waitpid(child, 0)" if said == "is traced by" else "it.close()"
+        )
         assert one.sleep()["state"] == "ASLEEP"
         assert talk.ask("2") == 2
     assert one.info()["failed_sleeps"] == 0

@@ -89,6 +89,11 @@ def surroundings():
 """
 
 
+def all_grow(before: list[int], look: Callable[[], list[int]]) -> None:
+    """Wait until every number is greater than before."""
+    cri.until(lambda: all(now > then for now, then in zip(look(), before, strict=True)), 10)
+
+
 @pytest.mark.both
 def test_a_family_of_five(pods: Pods) -> None:
     """Five processes, two of them daemonised, have their pids, parents and sessions again, and all go on."""
@@ -100,14 +105,8 @@ def test_a_family_of_five(pods: Pods) -> None:
             one.sleep()
             assert one.tree() == []
             counted = talk.ask("counted()")
-            after = talk.ask("family()")
-            assert after == before
-            cri.until(
-                lambda: all(
-                    now > then for now, then in zip(talk.ask("counted()"), counted, strict=True)
-                ),
-                10,
-            )
+            assert talk.ask("family()") == before
+            all_grow(counted, lambda: talk.ask("counted()"))
     assert len(one.tree()) == 5
     one.unharmed()
 
@@ -135,9 +134,7 @@ def test_threads(pods: Pods) -> None:
             one.sleep()
             counts = talk.ask("counts")
             assert talk.ask("tasks()") == before
-            cri.until(
-                lambda: all(a > b for a, b in zip(talk.ask("counts"), counts, strict=True)), 10
-            )
+            all_grow(counts, lambda: talk.ask("counts"))
 
 
 @pytest.mark.parametrize("level", ["container", "pod"])
@@ -165,7 +162,9 @@ def cpu_files(folder: str) -> tuple[Path, Path]:
     """The CPU limit and the statistics of a cgroup."""
     if cri.hierarchies() == [cri.CGROUPS]:
         return cri.CGROUPS / folder / "cpu.max", cri.CGROUPS / folder / "cpu.stat"
-    root = next(root for root in cri.hierarchies() if (root / folder / "cpu.cfs_quota_us").exists())
+    root = next(
+        root for root in cri.hierarchies() if (root / folder / "cpu.cfs_quota_us").exists()
+    )
     return root / folder / "cpu.cfs_quota_us", root / folder / "cpu.stat"
 
 
@@ -276,7 +275,9 @@ def test_pipes_on_stdio(pods: Pods) -> None:
     """A shell pipeline whose last part writes the log goes on with every line, and standard input stays open."""
     pod = pods(annotations={sleepers.SCALEDOWN: "1h"})
     script = 'python3 -c "$CODE" 2>&1 | while read line; do echo "got $line"; done'
-    container = pod.run("localhost/python:1", ["sh", "-c", script], env={"CODE": sleepers.code()}, stdin=True)
+    container = pod.run(
+        "localhost/python:1", ["sh", "-c", script], env={"CODE": sleepers.code()}, stdin=True
+    )
     one = sleepers.Sleeper(container)
     cri.until(lambda: "got up" in container.logs(), 20)
     sleepers.known(one)
@@ -292,22 +293,32 @@ def test_pipes_on_stdio(pods: Pods) -> None:
 @pytest.mark.parametrize(
     ("make", "look", "wanted"),
     [
-        pytest.param("os.pipe()", "os.write(it[1], b'x') and os.read(it[0], 9).decode()", "fullx", id="pipe"),
         pytest.param(
-            "socket.socketpair()", "it[0].send(b'x') and it[1].recv(9).decode()", "x", id="socketpair"
+            "os.pipe()", "os.write(it[1], b'x') and os.read(it[0], 9).decode()", "fullx", id="pipe"
         ),
-        pytest.param("os.eventfd(41)", "os.eventfd_write(it, 1) or os.eventfd_read(it)", 42, id="eventfd"),
+        pytest.param(
+            "socket.socketpair()",
+            "it[0].send(b'x') and it[1].recv(9).decode()",
+            "x",
+            id="socketpair",
+        ),
+        pytest.param(
+            "os.eventfd(41)", "os.eventfd_write(it, 1) or os.eventfd_read(it)", 42, id="eventfd"
+        ),
         pytest.param(
             "open('/tmp/gone', 'w+')", "it.seek(0) or it.read()", "still here", id="unlinked file"
         ),
+        pytest.param("os.memfd_create('m')", "os.pread(it, 99, 0).decode()", "memory", id="memfd"),
         pytest.param(
-            "os.memfd_create('m')", "os.pread(it, 99, 0).decode()", "memory", id="memfd"
-        ),
-        pytest.param(
-            "open('/dev/shm/map', 'w+')", "os.pread(it.fileno(), 99, 0).decode()", "shared", id="dev shm"
+            "open('/dev/shm/map', 'w+')",
+            "os.pread(it.fileno(), 99, 0).decode()",
+            "shared",
+            id="dev shm",
         ),
         pytest.param("os.open('/dev/urandom', 0)", "len(os.read(it, 4))", 4, id="device"),
-        pytest.param("os.open('/', os.O_RDONLY)", "'proc' in os.listdir(it)", True, id="directory"),
+        pytest.param(
+            "os.open('/', os.O_RDONLY)", "'proc' in os.listdir(it)", True, id="directory"
+        ),
         pytest.param(
             "os.open('/tmp/lock', os.O_CREAT | os.O_RDWR)",
             "fcntl.flock(os.open('/tmp/lock', os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)",
@@ -321,7 +332,9 @@ def test_pipes_on_stdio(pods: Pods) -> None:
             id="own connection",
         ),
         pytest.param(
-            "signal.setitimer(signal.ITIMER_REAL, 1000)", "signal.getitimer(signal.ITIMER_REAL)[0] > 900", True,
+            "signal.setitimer(signal.ITIMER_REAL, 1000)",
+            "signal.getitimer(signal.ITIMER_REAL)[0] > 900",
+            True,
             id="timer",
         ),
     ],
