@@ -177,6 +177,9 @@ class Actor:
     # --- sleep and wake ----------------------------------------------------------------------------------------------
 
     async def _sleep(self) -> None:
+        # Somebody asked for it right after a lazy wake; by itself a container is not idle while its pages come in.
+        async with self._settled:
+            await self._settled.wait_for(lambda: self.container.drain is None)
         try:
             await self._threaded(lambda: sleep.run(self.container, self._engine))
         except sleep.CalledOff as off:
@@ -240,6 +243,8 @@ class Actor:
     async def _drain(self) -> None:
         started = time.monotonic()
         await self._threaded(lambda: wake.drained(self.container, self._engine))
+        async with self._settled:
+            self._settled.notify_all()
         logger.info("drain.complete", extra={"ms": 1e3 * (time.monotonic() - started)})
 
     async def _fail(self, reason: str) -> None:

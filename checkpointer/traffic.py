@@ -52,9 +52,12 @@ def _talks(
 def came_after(
     container: Container, table: list[Socket], inodes: Contains[int], moment: float
 ) -> Port | None:
-    """A port that had payload after a moment (monotonic seconds), None if all were silent."""
+    """A port to which payload came after a moment (monotonic seconds), None if there is none.
+
+    What goes out does not count: while everything is held, ACKs are too, and the kernel sends the last answer again.
+    """
     for port, times in _activity(container, table, inodes).items():
-        if max(times.last_in, times.last_out) / CLOCK > moment:
+        if times.last_in / CLOCK > moment:
             return port
     return None
 

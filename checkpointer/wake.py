@@ -98,9 +98,10 @@ def drained(container: Container, engine: Engine) -> bool:
         restored = restore.again(engine.zygotes, container.target, image, drain)
         restored.resume()
         restored.settle()
-    container.drain = None
-    container.image = None
+    # In this order: the next image has the same place, and a sleep waits for the end of the drain.
     image.drop()
+    container.image = None
+    container.drain = None
     return whole
 
 

@@ -63,9 +63,9 @@ def test_outbound_traffic_counts():
     assert isinstance(is_idle(container(p40000=(1.0, 2.0)), own), Busy)
 
 
-def test_traffic_after_a_moment_is_found():
-    """In either direction; None when all was silent."""
+def test_payload_that_came_after_a_moment_is_found():
+    """An answer that is sent again is nothing that came."""
     owner, table = container(p80=(3.0, 2.0)), [LISTENER]
 
-    assert traffic.came_after(owner, table, {1}, time.monotonic() - 2.5) == WEB
-    assert traffic.came_after(owner, table, {1}, time.monotonic() - 1.5) is None
+    assert traffic.came_after(owner, table, {1}, time.monotonic() - 3.5) == WEB
+    assert traffic.came_after(owner, table, {1}, time.monotonic() - 2.5) is None
