@@ -156,6 +156,17 @@ def test_memory_is_intact(talker: Sleeper) -> None:
             assert client.ask("digest") == digest_of()
 
 
+def test_sleep_right_after_a_lazy_wake(talker: Sleeper) -> None:
+    """A sleep that is asked for while pages still come in waits for them; a large memory is intact after five."""
+    with Talker(talker.ip) as kept:
+        assert kept.ask("grow", 100 << 20) == "grown"
+        digest = kept.ask("digest")
+        for count in range(1, 6):
+            talker.sleep()
+            assert kept.ask("add") == str(count)
+        assert kept.ask("digest") == digest
+
+
 # --- connections that are older than the sleep -----------------------------------------------------------------------
 
 

@@ -66,8 +66,13 @@ class Talk:
         return self.count
 
     def digest(self):
-        """Of ten megabytes of memory that nobody changes."""
+        """Of its memory, ten megabytes in the beginning."""
         return hashlib.sha256(MEMORY).hexdigest()
+
+    def grow(self, size):
+        """More memory."""
+        MEMORY.extend(random.Random(size).randbytes(int(size)))
+        return "grown"
 
     def slow(self, seconds):
         """An answer that takes a while."""
