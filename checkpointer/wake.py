@@ -93,7 +93,7 @@ def drained(container: Container, engine: Engine) -> bool:
     if drain is None or image is None:
         return True
     whole = drain.wait() is lazy.Drained.OK
-    if not whole:
+    if not whole and container.supervisor.alive():  # else it has ended meanwhile, and needs no pages
         log.error("drain.failed", extra={"remedy": "restoring eagerly from the same image"})
         restored = restore.again(engine.zygotes, container.target, image, drain)
         restored.resume()
