@@ -78,6 +78,6 @@ def decide(
     if unsent and now < last + MAX_REQUEST:
         return Busy(
             min(now + scaledown, last + MAX_REQUEST),
-            f"{unsent} bytes are on their way to a slow client",
+            f"its peers have not acknowledged {unsent} bytes yet",
         )
     return Idle()

@@ -48,7 +48,7 @@ def test_an_exec_session_keeps_it_awake():
 def test_an_answer_that_is_not_read_keeps_it_awake_for_ten_minutes():
     """Asleep it would not send the rest, and the reader's ACKs do not wake; a reader that is gone is given up."""
     assert when(300.0, Seen(90.0, 100.0), unsent=5) == Busy(
-        360.0, "5 bytes are on their way to a slow client"
+        360.0, "its peers have not acknowledged 5 bytes yet"
     )
     assert when(701.0, Seen(90.0, 100.0), unsent=5) == Idle()
 
