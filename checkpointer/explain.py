@@ -41,6 +41,8 @@ def info(record: containers.Record, container: Container | None) -> Any:
         busy=container.busy,
         ports=_ports(container),
         draining=container.drain is not None,
+        held_frames=container.hold.queued if container.hold else 0,
+        dropped_frames=container.hold.dropped if container.hold else 0,
         look_in=_look_in(container),
     )
 
