@@ -311,7 +311,7 @@ def _joins_ipc(application: int, supervisor: int) -> bool:
         return False
     for pid in processes.tree(application):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if "/SYSV" in Path(f"/proc/{pid}/maps").read_text():
+            if "/SYSV" in Path(f"/proc/{pid}/maps").read_text(errors="replace"):
                 return False
     return True
 

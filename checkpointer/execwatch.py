@@ -89,7 +89,8 @@ class ExecWatch:
         watched = _Watched(container_id, supervisor)
         with self._lock:
             self._by_mount_ns[processes.ns_inode(supervisor, "mnt")] = watched
-        for point in mount_points(Path(f"/proc/{supervisor}/mountinfo").read_text()):
+        mounts = Path(f"/proc/{supervisor}/mountinfo").read_text(errors="surrogateescape")
+        for point in mount_points(mounts):
             path = os.fsencode(f"/proc/{supervisor}/root") + point
             try:
                 self._mark(syscall.FAN_MARK_ADD, path)

@@ -51,10 +51,10 @@ def read(pids: Iterable[int]) -> Iterator[Process]:
         proc = Path(f"/proc/{pid}")
         try:
             links = tuple(_links(proc / "fd"))
-            tracer = _tracer((proc / "status").read_text())
+            tracer = _tracer((proc / "status").read_text(errors="replace"))
             maps = {
                 line.split(None, 5)[5]
-                for line in (proc / "maps").read_text().splitlines()
+                for line in (proc / "maps").read_text(errors="replace").split("\n")
                 if line.count("/")
             }
             yield Process(pid, tracer, links, (str((proc / "cwd").readlink()), *sorted(maps)))
@@ -74,7 +74,7 @@ def reason(tree: Iterable[Process]) -> str:
         for path in (*process.links, *process.paths):
             if _ATOMIC_WRITER.search(path):
                 return (
-                    f"it keeps {path} open or mapped, which kubelet replaces when the configmap, secret or token changes; "
+                    f"it keeps {path!r} open or mapped, which kubelet replaces when the configmap, secret or token changes; "
                     "let the application close such files after reading"
                 )
     return ""

@@ -67,7 +67,7 @@ def survey(pids: Iterable[int]) -> Survey:
 def _doomed(pid: int) -> bool:
     """Say whether a SIGKILL is pending for a process."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return True
     pending = [line.split()[1] for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
@@ -125,7 +125,7 @@ def _captives(pids: Iterable[int]) -> list[int]:
 def _parasites(pid: int) -> list[tuple[int, int]]:
     """Return the address ranges of parasites in a process; one that was left stays mapped."""
     found = []
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
         match = _MAP.match(line)
         if match and _PARASITE in line:
             found.append((int(match[1], 16), int(match[2], 16)))
@@ -144,7 +144,7 @@ def _inside(tid: int, areas: list[tuple[int, int]]) -> bool:
 
 
 def _traced(tid: int) -> bool:
-    lines = Path(f"/proc/{tid}/status").read_text().splitlines()
+    lines = Path(f"/proc/{tid}/status").read_text(errors="replace").splitlines()
     state = next(line.split()[1] for line in lines if line.startswith("State:"))
     return state == "t"
 

@@ -12,3 +12,10 @@ def test_mount_points_are_unescaped_bytes():
     )
 
     assert mount_points(text) == [b"/", b"/mnt/a b\\c", "/daten/ä".encode()]
+
+
+def test_mount_points_need_not_be_text():
+    """A name is any bytes; read with surrogateescape they come out as they were."""
+    line = b"22 21 0:21 / /mnt/\xff rw - tmpfs tmpfs rw".decode(errors="surrogateescape")
+
+    assert mount_points(line) == [b"/mnt/\xff"]

@@ -1,8 +1,12 @@
 """What is refused before an application is touched."""
 
+import subprocess
+import sys
+
 import pytest
 
-from checkpointer.refusals import Process, reason
+from checkpointer import rescue
+from checkpointer.refusals import Process, read, reason
 
 
 def tree(*, tracer=0, links=(), paths=("/",)):
@@ -39,3 +43,46 @@ def test_files_below_an_atomic_writers_directory_are_refused(where):
     path = "/etc/config/..2026_11_21_10_00_00.123456789/app.yaml"
 
     assert "kubelet replaces" in reason(tree(**{where: (path,)}))
+
+
+def test_a_reason_is_text_whatever_a_container_names_its_files():
+    """What cannot be printed is escaped: it goes into messages, logs and somebody's terminal."""
+    path = "/tmp/..2026_11_21_10_00_00.1/\udcff\x1b[2J"
+    said = reason(tree(links=(path,)))
+
+    said.encode()
+    assert said.isprintable()
+    assert "\\udcff" in said
+
+
+def test_names_of_processes_and_files_need_not_be_text(tmp_path):
+    """A thread's name may be cut in the middle of a character; all that looks at it has to bear that."""
+    folder = tmp_path / "\f"  # for str.splitlines the end of a line, for the kernel not
+    folder.mkdir()
+    script = f"""
+import mmap, os, pathlib, sys
+pathlib.Path("/proc/self/comm").write_bytes(b"\\xc3")
+with open({os_path(folder)} + b"/\\xff", "w+b") as file:
+    file.write(b"x")
+    file.flush()
+    mapped = mmap.mmap(file.fileno(), 0)
+    print(flush=True)
+    sys.stdin.read()
+"""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (found,) = read([process.pid])
+        survey = rescue.survey([process.pid])
+        rescued = rescue.after_dump(process.pid)
+        process.communicate()
+
+    assert reason([found]) == ""
+    assert survey is rescue.Survey.ALL
+    assert rescued.healthy
+
+
+def os_path(path):
+    """A path as the bytes literal of a script."""
+    return repr(str(path).encode())
