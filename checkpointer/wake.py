@@ -62,10 +62,10 @@ def _first_byte(container: Container, engine: Engine, image: images.Image) -> re
     inside = dict(restored.phases)
     inside.pop("total")
     clock.phase("restore")
-    restored.resume()
-    clock.phase("supervisor")
     _replay(container)
     clock.phase("replay")
+    restored.resume()
+    clock.phase("supervisor")
     container.times.wake = _phases(clock, inside)
     engine.execs.release(container.record.id)
     return restored
