@@ -57,6 +57,7 @@ class Node:
         self._sequence = 0
         self._news = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._swept = False
 
     # --- taking over -------------------------------------------------------------------------------------------------
 
@@ -68,15 +69,13 @@ class Node:
             elif record.alive():
                 self._know(record)
             else:
+                # Its successor in the same pod has the same ports: it must get its packets.
+                self.engine.datapath.abandon(record.sandbox_id, record.id)
                 self._records.drop(record.id)
 
     async def loaded(self) -> None:
-        """Wait until every recorded container has an actor or is gone; then clear away what is nobody's."""
+        """Wait until every recorded container has an actor or is gone."""
         await asyncio.gather(*self._adopting.values())
-        pods = {record.sandbox_id for record in self._known.values()}
-        for sandbox_id in set(self.engine.datapath.sandboxes()) - pods:
-            self.engine.datapath.forget(sandbox_id)
-        self.engine.store.gc(set(self._known))
         if retired := self.engine.zygotes.retire():
             log.info("zygotes.retired", extra={"pids": retired})
 
@@ -94,6 +93,25 @@ class Node:
             if container_id not in self._actors and container_id not in self._adopting:
                 self._known.pop(container_id, None)
                 self._records.drop(container_id)
+        if complete and not self._swept:
+            self._swept = True
+            self._task(self._sweep())
+
+    async def _sweep(self) -> None:
+        """Clear away what is nobody's, once the plugin has said who there is.
+
+        Not before: a record may be lost or be another version's, and an image is all that is left of its container.
+        """
+        while self._adopting:
+            await asyncio.wait(list(self._adopting.values()))
+        datapath, known = self.engine.datapath, set(self._known)
+        await self._loop.run_in_executor(self._pool, lambda: self.engine.store.gc(known))
+        pods = {record.sandbox_id for record in self._known.values()}
+        for sandbox_id in set(datapath.sandboxes()) - pods:
+            datapath.forget(sandbox_id)
+        for held in datapath.holds():
+            if held.container_id not in self._known:
+                datapath.abandon(held.sandbox_id, held.container_id)
 
     def _reported(self, message: Any) -> None:
         try:
@@ -127,6 +145,7 @@ class Node:
         try:
             pidfd = os.pidfd_open(record.pid)
         except ProcessLookupError:
+            self._vanished(record)
             return
         try:
             if not record.alive() or not supervisor.is_supervisor(record.pid):
@@ -136,6 +155,7 @@ class Node:
             )
         except ProcessLookupError:
             os.close(pidfd)
+            self._vanished(record)
             return
         except Exception as error:
             os.close(pidfd)
@@ -155,8 +175,20 @@ class Node:
             actor.post(event)
 
     def _adopt_again(self, record: containers.Record) -> None:
-        if record.alive() and record.id in self._known:
+        if record.id not in self._known:
+            return
+        if record.alive():
             self._know(record)
+        else:
+            self._vanished(record)
+
+    def _vanished(self, record: containers.Record) -> None:
+        """It ended before it could be taken over."""
+        known = self._known.get(record.id)
+        if known is not None and (known.pid, known.start_time) == (record.pid, record.start_time):
+            del self._known[record.id]
+            self._records.drop(record.id)
+        self._forget_pod(record.sandbox_id)
 
     def _exited(self, container_id: str) -> None:
         pidfd = self._pidfds.pop(container_id)
@@ -170,12 +202,14 @@ class Node:
         self._known.pop(record.id, None)
         self._records.drop(record.id)
         actor = self._actors.pop(record.id)
-        if not any(
-            a.container.record.sandbox_id == record.sandbox_id for a in self._actors.values()
-        ):
-            self.engine.datapath.forget(record.sandbox_id)
-            self.engine.pod_locks.pop(record.sandbox_id, None)
+        self._forget_pod(record.sandbox_id)
         self._task(actor.close())
+
+    def _forget_pod(self, sandbox_id: str) -> None:
+        """Let a pod go unless something of it is managed, or is being taken over at this moment."""
+        if not any(r.pid and r.sandbox_id == sandbox_id for r in self._known.values()):
+            self.engine.datapath.forget(sandbox_id)
+            self.engine.pod_locks.pop(sandbox_id, None)
 
     def _task(self, job: Any) -> None:
         task = self._loop.create_task(job)

@@ -308,6 +308,18 @@ class Datapath:
             if slot.sandbox_id == sandbox_id:
                 self._registry.drop_slot(slot.number)
 
+    def abandon(self, sandbox_id: str, container_id: str) -> None:
+        """Let pass what the maps still hold for a container that has ended while nobody looked."""
+        with self._lock:
+            pod = self._pods.get(sandbox_id)
+        if pod is not None:
+            pod.abandon(container_id)
+            return
+        for slot in self._registry.slots():
+            number = self._registry.hold_ids(slot.number).get(container_id)
+            if slot.sandbox_id == sandbox_id and number is not None:
+                self._registry.drop_hold(number)
+
     def sandboxes(self) -> list[str]:
         """Return the pods that the maps know, attached in this process or not."""
         return [slot.sandbox_id for slot in self._registry.slots()]

@@ -1,0 +1,129 @@
+"""What the node keeps and forgets; everything that touches the kernel is a stand-in."""
+
+import os
+import threading
+from collections import defaultdict
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+
+from checkpointer import containers, processes
+from checkpointer.node import Node
+
+
+class Datapath:
+    """Remembers what it was asked for."""
+
+    def __init__(self):
+        self.forgotten, self.abandoned = [], []
+        self.held = []
+
+    def forget(self, sandbox_id):
+        self.forgotten.append(sandbox_id)
+
+    def abandon(self, sandbox_id, container_id):
+        self.abandoned.append((sandbox_id, container_id))
+
+    def sandboxes(self):
+        return ["pod", "pod-of-the-past"]
+
+    def holds(self):
+        return self.held
+
+
+@pytest.fixture
+def engine():
+    return SimpleNamespace(
+        datapath=Datapath(),
+        store=mock.Mock(),
+        zygotes=mock.Mock(retire=list),
+        pod_locks=defaultdict(threading.Lock),
+    )
+
+
+@pytest.fixture
+def records(tmp_path):
+    return containers.Records(tmp_path)
+
+
+def record(name, *, pid=0, started=0, reason=""):
+    ids = {"id": name, "sandbox_id": "pod", "pod": "p", "namespace": "n", "uid": "u"}
+    return containers.Record(**ids, name=name, pid=pid, start_time=started, reason=reason)
+
+
+def reported(name):
+    fields = {"sandbox_id": "pod", "pod": "p", "namespace": "n", "uid": "u", "scaledown": 1.0}
+    return SimpleNamespace(
+        **fields, id=name, name=name, pid=0, managed=False, reason="plain", state="running"
+    )
+
+
+async def settled(node):
+    while node._tasks:
+        await next(iter(node._tasks))
+
+
+async def test_no_image_is_removed_before_the_plugin_has_said_who_there_is(engine, records):
+    """A record can be lost, or be of a version with other fields; the image is all that is left of its container."""
+    (records._directory / "asleep.json").write_text('{"id": "asleep", "from": "the future"}')
+    node = Node(engine, records, workers=1)
+    node.load()
+    await node.loaded()
+    node.report([reported("other")], [], complete=False)
+    await settled(node)
+
+    engine.store.gc.assert_not_called()
+    assert engine.datapath.forgotten == []
+
+    node.report([reported("asleep"), reported("other")], [], complete=True)
+    await settled(node)
+
+    engine.store.gc.assert_called_once_with({"asleep", "other"})
+    assert engine.datapath.forgotten == ["pod-of-the-past"]
+
+
+async def test_what_was_held_for_a_dead_container_passes(engine, records):
+    """Its successor listens on the same ports in the same network namespace."""
+    records.put(record("dead", pid=2**22 + 1, started=1))
+    engine.datapath.held = [
+        SimpleNamespace(sandbox_id="pod", container_id=name) for name in ("unheard-of", "known")
+    ]
+    node = Node(engine, records, workers=1)
+    node.load()
+
+    assert engine.datapath.abandoned == [("pod", "dead")]
+    assert list(records.load()) == []
+
+    node.report([reported("known")], [], complete=True)
+    await settled(node)
+
+    assert engine.datapath.abandoned[1:] == [("pod", "unheard-of")]
+
+
+async def test_a_container_that_ends_while_it_is_taken_over_is_forgotten(engine, records):
+    """Nobody else would: without an actor there is nobody to notice its end."""
+    own = os.getpid()  # alive, and no supervisor
+    records.put(record("short", pid=own, started=processes.start_time(own)))
+    node = Node(engine, records, workers=1)
+    node.load()
+    await node.loaded()
+
+    assert list(records.load()) == []
+    assert node._known == {}
+    assert engine.datapath.forgotten == ["pod"]
+
+
+async def test_a_pod_stays_while_another_container_of_it_is_taken_over(engine, records):
+    """Its slot in the maps would be given to another pod, with filters that still name it."""
+    node = Node(engine, records, workers=1)
+    node._known["new"] = record("new", pid=1, started=1)
+    node._known["plain"] = record("plain", reason="it has a terminal")
+    node._forget_pod("pod")
+
+    assert engine.datapath.forgotten == []
+
+    del node._known["new"]
+    node._forget_pod("pod")
+
+    assert engine.datapath.forgotten == ["pod"]
