@@ -11,6 +11,10 @@
 // threads that are not what they were, puts back what the log says and lets them go. A thread inside criu's daemon, whose
 // socket is closed now, returns by itself, as criu's authors meant it to. Calls cost some ten microseconds more.
 //
+// Before anybody goes on, TCP connections have to leave repair mode: in it recv fails with EPERM, also that of a thread which
+// was blocked there all the time (tcp_recvmsg_locked). So the tracer keeps a duplicate of each that criu puts into it. Not if
+// criu has begun to kill: a connection of a process that dies must end silently, since it is in the image.
+//
 // Sharing memory means sharing errno and everything else of libc's: the tracer makes bare system calls.
 
 #define _GNU_SOURCE
@@ -18,10 +22,13 @@
 #include <asm/unistd.h>
 #include <elf.h>
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -51,6 +58,7 @@ enum {
 	MOST_THREADS = 32768, // with more, the later ones have no log
 	BUCKETS = 65536,
 	MOST_POKES = 8, // criu exchanges two words at one address
+	MOST_SOCKETS = 65536,
 	VECTORS = 4096, // AVX-512 needs 2696 bytes; with more (AMX) they are not kept
 	PATIENCE = 5000, // milliseconds until a thread has stopped
 };
@@ -100,6 +108,7 @@ struct thread {
 	int changed; // what follows was saved, and may be otherwise now
 	int running;
 	int in_call; // stands at the entry or the end of a system call
+	int breakpoint; // a debug register was set
 	int inside; // was set going with its own program unchanged: it executes criu's code
 	struct user_regs_struct registers;
 	size_t vectors_size;
@@ -192,7 +201,7 @@ static void note(long request, struct thread *t, void *address, void *data)
 {
 	switch (request) {
 	case PTRACE_SEIZE:
-		t->changed = t->inside = t->n_pokes = 0;
+		t->changed = t->inside = t->breakpoint = t->n_pokes = 0;
 		t->running = 1;
 		break;
 	case PTRACE_POKETEXT:
@@ -206,6 +215,9 @@ static void note(long request, struct thread *t, void *address, void *data)
 	case PTRACE_SETFPREGS:
 #endif
 		save(t);
+		break;
+	case PTRACE_POKEUSER:
+		t->breakpoint = 1;
 		break;
 	case PTRACE_CONT:
 	case PTRACE_SYSCALL:
@@ -221,14 +233,15 @@ static void note(long request, struct thread *t, void *address, void *data)
 // --- criu's side ---
 
 static struct {
-	enum { TRACE, WAIT } what;
-	long request;
+	enum { TRACE, WAIT, KEEP } what;
+	long request; // or the descriptor of a socket to keep
 	pid_t tid;
 	void *address, *data; // of wait: status and usage
 	int options;
 	long result;
 } job; // one at a time: criu has one thread
 
+static int killing; // criu has begun to end the tree
 static int bell = -1; // criu's end: a byte for a job, a byte back when it is done
 
 static long hand_over(void)
@@ -269,6 +282,8 @@ EXPORT long ptrace(enum __ptrace_request request, ...)
 	address = va_arg(arguments, void *);
 	data = peek ? &word : va_arg(arguments, void *);
 	va_end(arguments);
+	if (request == PTRACE_KILL)
+		killing = 1;
 	if (bell >= 0)
 		t = request == PTRACE_SEIZE ? find_or_make(tid) : find(tid);
 	if (t && (t->seized || request == PTRACE_SEIZE)) {
@@ -285,6 +300,25 @@ EXPORT long ptrace(enum __ptrace_request request, ...)
 		return word;
 	}
 	return answer(result);
+}
+
+EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
+{
+	if (bell >= 0 && level == IPPROTO_TCP && name == TCP_REPAIR && size >= sizeof(int) && *(const int *)value == 1) {
+		job.what = KEEP;
+		job.request = fd;
+		hand_over();
+	}
+	return (int)answer(call(__NR_setsockopt, fd, level, name, (long)value, size));
+}
+
+EXPORT int kill(pid_t pid, int number)
+{
+	struct thread *t = number == SIGKILL && pid > 0 ? find(pid) : NULL;
+
+	if (t && t->seized)
+		killing = 1;
+	return (int)answer(call(__NR_kill, pid, number, 0, 0, 0));
 }
 
 static void pause_for(long nanoseconds)
@@ -351,6 +385,25 @@ static void do_trace(struct thread *t)
 
 static int tracer_bell, tracer_criu, tracer_events; // the latter two: a pidfd, and SIGCHLD as a descriptor
 
+static int sockets[MOST_SOCKETS], n_sockets; // the tracer's own duplicates
+
+static void keep_socket(void)
+{
+	long fd = n_sockets < MOST_SOCKETS ? call(__NR_pidfd_getfd, tracer_criu, job.request, 0, 0, 0) : -EMFILE;
+
+	if (fd >= 0)
+		sockets[n_sockets++] = (int)fd;
+	job.result = 0;
+}
+
+static void end_repair(void)
+{
+	int without_probe = -1; // TCP_REPAIR_OFF_NO_WP: the probe would be a frame that nobody expects
+
+	for (int i = 0; i < n_sockets && !killing; i++)
+		call(__NR_setsockopt, sockets[i], IPPROTO_TCP, TCP_REPAIR, (long)&without_probe, sizeof without_probe);
+}
+
 // Waits as asked, but not longer than criu lives. Returns whether there is something to answer.
 static int do_wait(void)
 {
@@ -381,24 +434,34 @@ static int do_wait(void)
 	return 1;
 }
 
-// Makes a thread stand still. Returns whether it does.
+// Whether a breakpoint that the thread ran into waits to be reported: the kernel reports our interruption before it, and
+// would deliver it after we have let the thread go.
+static int trapped(const struct thread *t)
+{
+	struct __ptrace_peeksiginfo_args first = { 0, 0, 1 }; // of the thread's own queue; one has to do, it has no other then
+	siginfo_t info;
+
+	return trace(PTRACE_PEEKSIGINFO, t->tid, &first, &info) == 1 && info.si_signo == SIGTRAP;
+}
+
+// Makes a thread stand still, not about to receive a SIGTRAP. Returns whether it does.
 static int stop(struct thread *t)
 {
 	int status;
 
-	if (!t->running)
-		return 1;
-	trace(PTRACE_INTERRUPT, t->tid, NULL, NULL);
-	for (int i = 0; i < PATIENCE; i++) {
+	if (t->running)
+		trace(PTRACE_INTERRUPT, t->tid, NULL, NULL);
+	for (int i = 0; i < PATIENCE && t->running; i++) {
 		long found = wait_for(t->tid, &status, __WALL | WNOHANG, NULL);
 
 		if (found < 0 || (found == t->tid && !WIFSTOPPED(status)))
 			return 0;
-		if (found == t->tid)
-			return 1;
-		pause_for(1000000);
+		if (found != t->tid)
+			pause_for(1000000);
+		else if (!trapped(t) || trace(PTRACE_CONT, t->tid, NULL, NULL) < 0)
+			t->running = 0;
 	}
-	return 0;
+	return !t->running;
 }
 
 // Whether criu's daemon runs in this thread: it does in the first one of a process only, and returns by itself.
@@ -421,6 +484,17 @@ static void put_back(struct thread *t)
 	trace(PTRACE_SETSIGMASK, t->tid, (void *)sizeof t->mask, &t->mask);
 }
 
+// criu catches its daemon on the way out with a breakpoint in the debug registers, which outlive their tracer.
+static void clear_breakpoint(struct thread *t)
+{
+#if defined(__x86_64__)
+	if (t->breakpoint && stop(t))
+		trace(PTRACE_POKEUSER, t->tid, (void *)offsetof(struct user, u_debugreg[7]), NULL);
+#else
+	(void)t;
+#endif
+}
+
 // Those that were only seized, and those that come back by themselves, go on when we end.
 static void undo(void)
 {
@@ -434,6 +508,7 @@ static void undo(void)
 				continue;
 			put_back(t);
 		}
+		clear_breakpoint(t);
 		trace(PTRACE_DETACH, t->tid, NULL, NULL);
 	}
 }
@@ -455,10 +530,13 @@ static int tracer(void *unused)
 			break;
 		if (job.what == TRACE)
 			do_trace(find(job.tid));
+		else if (job.what == KEEP)
+			keep_socket();
 		else if (!do_wait())
 			break;
 		call(__NR_write, tracer_bell, (long)&byte, 1, 0, 0);
 	}
+	end_repair();
 	undo();
 	call(__NR_exit_group, 0, 0, 0, 0, 0);
 	return 0;
