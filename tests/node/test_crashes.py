@@ -350,7 +350,7 @@ def test_criu_killed_in_a_dump(pods: Pods) -> None:
             kept.sendall(" ".join(words).encode() + b"\r\n")
             return kept.recv(999)
 
-        for number, delay in enumerate(moments(20, 0.06)):
+        for number, delay in enumerate(moments(20, 0.028)):
             assert asked("SET", "n", str(number)) == b"+OK\r\n"
             with Strike(delay) as strike:
                 attempt = in_background(one.sleep)
