@@ -113,13 +113,21 @@ class Actor:
         log.bound.set({"pod": f"{record.namespace}/{record.pod}", "container": record.name})
         while True:
             event = await self._events.get()
-            before = self.container.life
-            self.container.life, effects = lifecycle.step(before, event)
-            for effect in effects:
-                self._perform(effect)
-            if self.container.life is not before:
-                await self._publish(before)
-            self._events.task_done()
+            try:
+                await self._deal_with(event)
+            except Exception:
+                # A mistake of ours must not leave the container to nobody.
+                logger.exception("event.broke", extra={"event": type(event).__name__})
+            finally:
+                self._events.task_done()
+
+    async def _deal_with(self, event: lifecycle.Event) -> None:
+        before = self.container.life
+        self.container.life, effects = lifecycle.step(before, event)
+        for effect in effects:
+            self._perform(effect)
+        if self.container.life is not before:
+            await self._publish(before)
 
     async def _publish(self, before: lifecycle.Life) -> None:
         container, after = self.container, self.container.life
@@ -129,6 +137,9 @@ class Actor:
                 container.active = time.monotonic()
             elif after.state is State.ASLEEP:
                 self._listen()
+                if container.called_off.is_set():
+                    # It came too late to stop the sleep; who asked would wait for the next one to ask.
+                    self.post(lifecycle.WakeAsked(container.off_cause))
             self._log(before.state)
             self._observe(container, before.state)
         async with self._settled:
@@ -195,10 +206,7 @@ class Actor:
             self.container.times.sleeps += 1
             self.post(lifecycle.Slept())
             # Nobody listened between the last look inside the dump and now: what came in meanwhile is in the queue.
-            if self._held_wake():
-                return
-        if self.container.called_off.is_set():
-            self.post(lifecycle.WakeAsked(self.container.off_cause))
+            self._held_wake()
 
     def _dump_failed(self, error: errors.DumpError) -> None:
         logger.warning(
@@ -238,29 +246,57 @@ class Actor:
         hold, self.container.hold = self.container.hold, None
         self._deafen()  # before its descriptor is closed, and perhaps given to somebody else
         if hold is not None:
-            await self._threaded(hold.close)
+            try:
+                await self._threaded(hold.close)
+            except Exception as error:
+                logger.warning("hold.failed", exc_info=error)
 
     async def _drain(self) -> None:
         started = time.monotonic()
-        await self._threaded(lambda: wake.drained(self.container, self._engine))
+        try:
+            await self._drained()
+        except Exception as error:
+            logger.warning("drain.failed", exc_info=error)
+            self.container.drain = None
+            self.post(lifecycle.Lost(_reason(error)))
         async with self._settled:
             self._settled.notify_all()
         logger.info("drain.complete", extra={"ms": 1e3 * (time.monotonic() - started)})
 
+    async def _drained(self) -> None:
+        """Wait for the pages; if they cannot come any more, restore again as often as a wake is tried."""
+        for failures in range(1, lifecycle.MAX_WAKES + 1):
+            try:
+                await self._threaded(lambda: wake.drained(self.container, self._engine))
+            except errors.RestoreError as error:
+                if not error.retry or failures == lifecycle.MAX_WAKES:
+                    raise
+                await asyncio.sleep(lifecycle.backoff(lifecycle.WAKE_BACKOFF, failures))
+            else:
+                return
+
     async def _fail(self, reason: str) -> None:
         logger.error("container.failed", extra={"reason": reason, "exit_code": 71})
-        self._engine.store.fail(self.container.record.id)
+        record_id = self.container.record.id
+        self._engine.execs.release(record_id)  # there is nothing to wait for any more
+        try:
+            await self._threaded(lambda: self._engine.store.fail(record_id))
+        except OSError as error:
+            logger.warning("image.lost", exc_info=error)
         self.container.image = None
         await self._threaded(self.container.fail)
-        self._engine.execs.release(self.container.record.id)
 
     async def _clean_up(self) -> None:
         record = self.container.record
         await self._close_hold()
         self._engine.execs.release(record.id)
-        # The image of a failed container was put aside before; this drops what nobody can use any more.
-        await self._threaded(lambda: self._engine.store.drop(record.id))
-        self._ended(self.container)
+        try:
+            # What an earlier daemon's hold left in the maps would keep the packets of its successor in the pod.
+            await self._threaded(lambda: self.container.pod.abandon(record.id))
+            # The image of a failed container was put aside before; this drops what nobody can use any more.
+            await self._threaded(lambda: self._engine.store.drop(record.id))
+        finally:
+            self._ended(self.container)
 
     # --- looking and listening ---------------------------------------------------------------------------------------
 
@@ -309,6 +345,11 @@ class Actor:
             # A process ended while it was looked at. If it was the last one, the exit is on its way.
             logger.debug("look.failed", extra={"error": str(error)})
             self._look_in(1.0)
+            return
+        except Exception as error:
+            logger.warning("look.failed", exc_info=error)
+            self.container.busy = f"it could not be looked at: {_reason(error)}"
+            self._look_in(NO_PORT_LOOK[1])
             return
         if not self._runs():
             return

@@ -1,0 +1,119 @@
+"""What an actor makes of answers, mistakes and bad timing; whatever touches a process is a stand-in."""
+
+import asyncio
+import concurrent.futures
+import dataclasses
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+
+from checkpointer import actor as actors
+from checkpointer import containers, errors, lifecycle, sleep, wake
+from checkpointer.container import Container
+from checkpointer.lifecycle import State
+
+RECORD = containers.Record("id", "pod", "p", "n", "u", "c", pid=1, start_time=1, scaledown=1.0)
+
+
+@pytest.fixture
+async def actor(monkeypatch):
+    """An actor of a container that runs, with nothing behind it."""
+    container = Container(RECORD, mock.Mock())
+    engine = SimpleNamespace(execs=mock.Mock(), store=mock.Mock())
+    monkeypatch.setattr(Container, "fail", mock.Mock())
+    monkeypatch.setattr(sleep, "run", lambda *_: None)
+    monkeypatch.setattr(wake, "run", lambda *_: None)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        observed, ended = mock.Mock(), mock.Mock()
+        made = actors.Actor(container, engine, pool, observed, ended)
+        made.observed, made.ended = observed, ended
+        yield made
+        await made.close()
+
+
+def become(actor, state):
+    actor.container.life = dataclasses.replace(actor.container.life, state=state)
+
+
+async def idle(actor):
+    """Until nothing is under way."""
+    await actor.caught_up()
+    while actor._jobs:
+        await asyncio.wait(actor._jobs)
+        await actor.caught_up()
+
+
+async def test_who_asks_between_the_commit_and_its_announcement_is_heard(actor):
+    """The sleep has looked for the last time, and its answer is in the queue behind the question."""
+    become(actor, State.SLEEPING)
+    actor.post(lifecycle.WakeAsked("exec"))
+    actor.post(lifecycle.Slept())
+    await idle(actor)
+
+    assert [call.args[1] for call in actor.observed.call_args_list] == [
+        State.SLEEPING,
+        State.ASLEEP,
+        State.WAKING,
+    ]
+    assert actor.container.times.wake_cause == "exec"
+
+
+async def test_a_mistake_costs_one_event(actor):
+    """The next one is dealt with, and who waits for both is not left waiting."""
+    actor._observe = mock.Mock(side_effect=[ValueError, None, None])
+    actor.post(lifecycle.SleepAsked("asked"))
+    async with asyncio.timeout(5):
+        await idle(actor)
+
+    assert actor.container.life.state is State.ASLEEP
+
+
+async def test_what_cannot_be_looked_at_is_looked_at_again(actor, monkeypatch):
+    """Any mistake in a look would else be the last look."""
+    monkeypatch.setattr(actor, "_decide", mock.Mock(side_effect=errors.CheckpointerError("odd")))
+    actor.watch()
+    await asyncio.sleep(0.05)
+    await idle(actor)
+
+    assert actor._timer is not None
+    assert "odd" in actor.container.busy
+
+
+async def test_a_failed_container_ends_although_its_image_cannot_be_kept(actor):
+    """And whoever waits in an exec goes on, at once."""
+    actor._engine.store.fail.side_effect = OSError
+    become(actor, State.ASLEEP)
+    actor.post(lifecycle.Lost("gone"))
+    await idle(actor)
+
+    Container.fail.assert_called_once()
+    actor._engine.execs.release.assert_called_with("id")
+
+
+async def test_a_container_is_forgotten_although_its_remains_cannot_be_removed(actor):
+    """The node would keep its actor, its slot in the maps and its record."""
+    actor.container.hold = mock.Mock(fd=-1, close=mock.Mock(side_effect=OSError))
+    actor._engine.store.drop.side_effect = OSError
+    actor.post(lifecycle.Exited())
+    await idle(actor)
+
+    actor.container.pod.abandon.assert_called_once_with("id")
+    actor.ended.assert_called_once()
+
+
+@pytest.mark.parametrize(("retry", "tries"), [(True, lifecycle.MAX_WAKES), (False, 1)])
+async def test_a_drain_that_cannot_end_well_ends(actor, monkeypatch, retry, tries):
+    """The application is gone by then: it is restored again, or the runtime gets the container."""
+    drained = mock.Mock(side_effect=errors.RestoreError("no", (), None, retry=retry))
+    monkeypatch.setattr(wake, "drained", drained)
+    monkeypatch.setattr(lifecycle, "WAKE_BACKOFF", (0.0, 0.0))
+    actor.container.drain = mock.Mock()
+    become(actor, State.RUNNING)
+    actor.watch()
+    await idle(actor)
+
+    assert drained.call_count == tries
+    assert actor.container.drain is None
+    assert actor.container.life.state is State.GONE
+    Container.fail.assert_called_once()
