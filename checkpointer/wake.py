@@ -45,7 +45,11 @@ def run(container: Container, engine: Engine) -> None:
         log.info("settle.gone", extra={"error": str(gone)})
     container.drain = restored.drain
     if container.drain is None:
-        image.drop()
+        try:
+            image.drop()
+        except OSError as error:
+            # The next sleep tries again; this one is over.
+            log.warning("image.left", exc_info=error)
         container.image = None
 
 
@@ -53,7 +57,8 @@ def _first_byte(container: Container, engine: Engine, image: images.Image) -> re
     """What somebody waits for."""
     clock = Clock()
     tasks, pages = image.manifest.tasks, image.manifest.pages_bytes
-    if no_room := cgroups.room(container.record.pid, pages, tasks):
+    here = image.fence_state() is images.Fence.RELEASED  # it runs: an earlier try failed after its restore
+    if not here and (no_room := cgroups.room(container.record.pid, pages, tasks)):
         raise NoRoom(no_room)
     clock.phase("room")
     restored = restore.restore(
