@@ -18,7 +18,7 @@ from checkpointer import cgroups, criu, processes, rescue
 from checkpointer.clock import Clock
 from checkpointer.errors import CheckpointerError, CriuError, RestoreError, SupervisorError
 from checkpointer.images import Fence, Image
-from checkpointer.lazy import Drain
+from checkpointer.lazy import Drain, find
 from checkpointer.processes import Security
 from checkpointer.supervisor import Signal, State, Supervisor, Target
 from checkpointer.worker import Worker
@@ -94,11 +94,19 @@ class Restored:
         wanted = self._image.manifest.tuning
         usual = processes.tuning(self._target.supervisor_pid)
         for pid in self.tree():
-            with contextlib.suppress(ProcessLookupError):
-                for tid in processes.tasks(pid):
+            for tid in _threads(pid):
+                # It may have ended, or have a priority by now that we may not give: no reason to end the application.
+                with contextlib.suppress(OSError):
                     processes.tune(
                         tid, wanted.get(processes.vpid(tid), usual) if wanted else usual
                     )
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return processes.tasks(pid)
+    except ProcessLookupError:
+        return []
 
 
 def restore(
@@ -109,7 +117,7 @@ def restore(
     lazy: bool = False,
     timeout: float | None = None,
 ) -> Restored:
-    """Bring a container's application back.
+    """Bring a container's application back; if an earlier try did, and failed afterwards, that is it.
 
     Args:
         zygotes: Where a criu comes from.
@@ -122,13 +130,16 @@ def restore(
         RestoreError: nothing of the tree is left; `retry` says whether the image may be used again.
     """
     supervisor = Supervisor(target.supervisor_pid)
+    application = supervisor.application()
+    if application is not None and image.fence_state() is Fence.RELEASED:
+        return Restored(target, image, application, {"total": 0.0}, find(image))
     if supervisor.state() not in {State.ASLEEP, State.ARMED}:
         raise RestoreError(
             f"the supervisor is not asleep but {supervisor.state().name}", retry=False
         )
     if image.fence_state() is Fence.RELEASED:
         raise RestoreError("the image was used: its application has run on since", retry=False)
-    if supervisor.application() is not None:
+    if application is not None:
         raise RestoreError("the container has a process already")
     limit = (
         timeout
@@ -153,9 +164,10 @@ def again(zygotes: Zygotes, target: Target, image: Image, drain: Drain) -> Resto
     supervisor = Supervisor(target.supervisor_pid)
     if supervisor.state() is State.RUN:
         supervisor.tell(Signal.ARM, State.ARMED)
+    # Before the kill: an image that was used, without its application, means to our successor that it has ended.
+    image.reopen()
     kill_tree(target)
     drain.abandon()
-    image.reopen()
     return restore(zygotes, target, image)
 
 

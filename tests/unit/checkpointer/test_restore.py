@@ -1,0 +1,94 @@
+"""What a restore decides before criu and after it; processes are stand-ins."""
+
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+
+from checkpointer import restore
+from checkpointer.errors import RestoreError
+from checkpointer.images import Fence
+from checkpointer.processes import Tuning
+from checkpointer.supervisor import State, Target
+
+TARGET = Target("id", 100)
+USUAL = Tuning((0,), 4, 50000)
+
+
+@pytest.fixture
+def image(tmp_path):
+    """An image that was let go."""
+    found = mock.Mock(path=tmp_path, manifest=mock.Mock(tuning={7: USUAL._replace(ioprio=9)}))
+    found.fence_state.return_value = Fence.RELEASED
+    return found
+
+
+@pytest.fixture
+def supervisor(monkeypatch):
+    """A supervisor whose application runs although it does not know yet."""
+    found = mock.Mock()
+    found.state.return_value = State.ASLEEP
+    found.application.return_value = 101
+    monkeypatch.setattr(restore, "Supervisor", lambda _: found)
+    return found
+
+
+@pytest.mark.parametrize("state", [State.ASLEEP, State.RUN])
+def test_an_application_that_was_let_go_is_not_restored_but_found(supervisor, image, state):
+    """The supervisor was slow to obey RESUME; to call the wake lost would end a running application."""
+    supervisor.state.return_value = state
+
+    found = restore.restore(mock.Mock(), TARGET, image)
+
+    assert found.pid == 101
+    assert found.drain is None
+    image.begin.assert_not_called()
+
+
+def test_nothing_runs_twice_from_one_image(supervisor, image):
+    """Without its application an image that was used is of no use."""
+    supervisor.application.return_value = None
+
+    with pytest.raises(RestoreError, match="was used") as caught:
+        restore.restore(mock.Mock(), TARGET, image)
+
+    assert not caught.value.retry
+
+
+def test_tuning_goes_on_past_threads_that_refuse(monkeypatch, image):
+    """A thread that has ended meanwhile, or a priority that takes a capability, is no failed wake."""
+    tuned = {}
+
+    def tune(tid, wanted):
+        if tid == 11:
+            raise FileNotFoundError
+        if tid == 12:
+            raise PermissionError
+        tuned[tid] = wanted
+
+    fakes = SimpleNamespace(
+        tree=lambda pid: [pid, 20],
+        tasks=mock.Mock(side_effect=[[10, 11, 12, 13], ProcessLookupError]),
+        tuning=lambda _: USUAL,
+        vpid=lambda tid: tid - 3,
+        tune=tune,
+    )
+    monkeypatch.setattr(restore, "processes", fakes)
+    restore.Restored(TARGET, image, 10, {}, None)._tune()
+
+    assert tuned == {10: USUAL._replace(ioprio=9), 13: USUAL}
+
+
+def test_an_image_is_free_again_before_its_blocked_application_is_killed(
+    monkeypatch, supervisor, image
+):
+    """Killed in between, we would leave "it was used and has ended" to our successor, who would end the container."""
+    order = mock.Mock()
+    image.reopen = order.reopen
+    monkeypatch.setattr(restore, "kill_tree", order.kill)
+    monkeypatch.setattr(restore, "restore", order.restore)
+    supervisor.state.return_value = State.RUN
+
+    restore.again(mock.Mock(), TARGET, image, mock.Mock(abandon=order.abandon))
+
+    assert [call[0] for call in order.mock_calls] == ["reopen", "kill", "abandon", "restore"]
