@@ -57,7 +57,8 @@ def _first_byte(container: Container, engine: Engine, image: images.Image) -> re
     """What somebody waits for."""
     clock = Clock()
     tasks, pages = image.manifest.tasks, image.manifest.pages_bytes
-    here = image.fence_state() is images.Fence.RELEASED  # it runs: an earlier try failed after its restore
+    # It runs already if an earlier try failed after its restore.
+    here = image.fence_state() is images.Fence.RELEASED
     if not here and (no_room := cgroups.room(container.record.pid, pages, tasks)):
         raise NoRoom(no_room)
     clock.phase("room")
@@ -98,7 +99,8 @@ def drained(container: Container, engine: Engine) -> bool:
     if drain is None or image is None:
         return True
     whole = drain.wait() is lazy.Drained.OK
-    if not whole and container.supervisor.alive():  # else it has ended meanwhile, and needs no pages
+    # Else it has ended meanwhile, and needs no pages.
+    if not whole and container.supervisor.alive():
         log.error("drain.failed", extra={"remedy": "restoring eagerly from the same image"})
         restored = restore.again(engine.zygotes, container.target, image, drain)
         restored.resume()
