@@ -1,5 +1,6 @@
 """From what the daemon holds to what it says: Info messages and `why` paragraphs."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -21,13 +22,14 @@ def info(record: containers.Record, container: Container | None) -> Any:
         return api.m.Info(
             **who, state="UNMANAGED" if record.reason else "STARTING", reason=record.reason
         )
-    times, life = container.times, container.life
+    # Once: a worker may take the hold away meanwhile.
+    times, life, hold = container.times, container.life, container.hold
     return api.m.Info(
         **who,
         state=life.state.value,
         since=container.since,
         cause=life.cause,
-        reason=life.reason,
+        reason=_shown(life.reason),
         image_bytes=container.image.manifest.total_bytes if container.image else 0,
         wake_ms=times.total(times.wake),
         wake_cause=times.wake_cause,
@@ -38,11 +40,11 @@ def info(record: containers.Record, container: Container | None) -> Any:
         sleeps=times.sleeps,
         failed_sleeps=life.failed_sleeps,
         failed_wakes=life.failed_wakes,
-        busy=container.busy,
+        busy=_shown(container.busy),
         ports=_ports(container),
         draining=container.drain is not None,
-        held_frames=container.hold.queued if container.hold else 0,
-        dropped_frames=container.hold.dropped if container.hold else 0,
+        held_frames=hold.queued if hold else 0,
+        dropped_frames=hold.dropped if hold else 0,
         look_in=_look_in(container),
     )
 
@@ -56,15 +58,20 @@ def paragraph(record: containers.Record, container: Container | None) -> str:
     return why.explain(
         why.Facts(
             title=record.title,
-            life=container.life,
+            life=dataclasses.replace(container.life, reason=_shown(container.life.reason)),
             age=time.time() - container.since,
             scaledown=record.scaledown,
-            busy=container.busy,
+            busy=_shown(container.busy),
             look_in=_look_in(container),
             ports=_ports(container),
             image_bytes=container.image.manifest.total_bytes if container.image else 0,
         )
     )
+
+
+def _shown(reason: str) -> str:
+    """A reason as it may go to a terminal: it may quote criu, which quotes what containers call their files."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in reason)
 
 
 def _ports(container: Container) -> list[str]:

@@ -51,7 +51,8 @@ class Json(logging.Formatter):
 
 def _plain(value: Any) -> str:
     text = f"{value:.1f}" if isinstance(value, float) else str(value)
-    return json.dumps(text) if " " in text or "\n" in text or not text else text
+    # Quoted like JSON if it could be mistaken for more than one word or line, or would write more than itself.
+    return text if text.isprintable() and text and not set(text) & set(' "=') else json.dumps(text)
 
 
 def set_up(style: str, level: str) -> None:
