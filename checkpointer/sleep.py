@@ -48,7 +48,7 @@ def run(container: Container, engine: Engine) -> None:
         held = False
         try:
             engine.execs.hold(container.record.id, container.record.pid)
-            container.hold = container.pod.hold(container.record.id)
+            container.hold = container.pod.hold(container.record.id, container.record.pid)
             result = _dump(container, engine, container.hold, started)
             held = True
         finally:

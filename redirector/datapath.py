@@ -134,8 +134,13 @@ class Pod:
             port: Activity(*times) if times else Activity(0, 0) for port, times in found.items()
         }
 
-    def hold(self, container_id: str) -> Hold:
+    def hold(self, container_id: str, pid: int = 0) -> Hold:
         """Make the container's hold: a TAP that is up, nothing held yet.
+
+        Args:
+            container_id: whose frames it will hold.
+            pid: a process in the namespace that is alive for certain; 0: the one of the last `refresh`, which may
+                have been of a sibling that has ended since.
 
         Raises:
             OSError: the pod is gone.
@@ -147,7 +152,7 @@ class Pod:
             if previous is not None:
                 previous.close()
             self.abandon(container_id)
-            self.refresh(self.pid)
+            self.refresh(pid or self.pid)
             self._open_loopback()
             return self._make(container_id)
 
