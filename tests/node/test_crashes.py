@@ -342,27 +342,40 @@ def test_criu_killed_in_a_dump(pods: Pods) -> None:
     Of an event loop. A thread that is blocked in recv gets EPERM (tcp_recvmsg of a socket in repair mode): the kernel
     lets it go on in the very moment in which criu ends.
     """
-    one = sleepers.redis(pods)
     killed = 0
-    with socket.create_connection((one.ip, 6379), timeout=20) as kept:
+    delays = list(moments(20, 0.028))
+    # Five points each: what a dead criu leaves open in the application may make its later dumps fail early.
+    for few in (delays[0::4], delays[1::4], delays[2::4], delays[3::4]):
+        one = sleepers.redis(pods)
+        with socket.create_connection((one.ip, 6379), timeout=20) as kept:
+            for delay in few:
+                kept.sendall(f"SET n {delay!r}\r\n".encode())
+                assert kept.recv(999) == b"+OK\r\n"
+                with Strike(delay) as strike:
+                    attempt = in_background(one.sleep)
+                attempt.join(60)
+                killed += strike.killed
+                kept.sendall(b"GET n\r\n")
+                assert kept.recv(999).endswith(f"\r\n{delay!r}\r\n".encode()), delay
+                one.reach("RUNNING")
+                assert one.supervisor() == "run"
+        one.unharmed()
+    assert killed >= 8
 
-        def asked(*words: str) -> bytes:
-            kept.sendall(" ".join(words).encode() + b"\r\n")
-            return kept.recv(999)
 
-        for number, delay in enumerate(moments(20, 0.028)):
-            assert asked("SET", "n", str(number)) == b"+OK\r\n"
-            with Strike(delay) as strike:
-                attempt = in_background(one.sleep)
-            attempt.join(60)
-            killed += strike.killed
-            assert asked("GET", "n").endswith(b"\r\n%d\r\n" % number), delay
-            one.reach("RUNNING")
-            assert one.supervisor() == "run"
-        assert killed >= 10
-        one.sleep()
-        assert asked("GET", "n").endswith(b"\r\n19\r\n")
-    one.unharmed()
+@pytest.mark.timeout(120)
+def test_criu_killed_under_a_blocked_thread(pods: Pods) -> None:
+    """Criu killed in a dump while a thread waits in recv: the wait goes on, though the socket was in repair mode."""
+    for _ in range(3):
+        one = sleepers.python(pods)
+        with one.talk() as talk:
+            for number, delay in enumerate(moments(4, 0.028)):
+                with Strike(delay):
+                    attempt = in_background(one.sleep)
+                attempt.join(60)
+                assert talk.ask(f"memory.update(n={number}) or memory['n']") == number, delay
+                one.reach("RUNNING")
+        one.unharmed()
 
 
 @pytest.mark.timeout(180)
