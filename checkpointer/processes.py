@@ -199,15 +199,17 @@ def _label(pid: int) -> str:
 def security(pid: int) -> dict[int, Security]:
     """Return the rights of every living thread of a process, by the thread's id in the container.
 
-    A zombie has none any more that matter, and criu does not bring back those that it had.
+    A zombie has none any more that matter, and criu does not bring back those that it had; it restores a zombie as a
+    process that ends in a moment. A thread that ends while it is looked at is left out.
     """
     found = {}
     for tid in tasks(pid):
-        status = _status(tid)
-        if status["State"][0] in "ZX":
-            continue
-        facts = [status.get(name, "") for name in _FACTS]
-        found[int(status["NSpid"].split()[-1])] = Security._make([*facts, _label(tid)])
+        with contextlib.suppress(ProcessLookupError):
+            status = _status(tid)
+            if status["State"][0] in "ZX":
+                continue
+            facts = [status.get(name, "") for name in _FACTS]
+            found[int(status["NSpid"].split()[-1])] = Security._make([*facts, _label(tid)])
     return found
 
 

@@ -295,7 +295,8 @@ class _Restore:
     def _differences(self, tree: list[int]) -> list[str]:
         present: dict[int, Security] = {}
         for pid in tree:
-            present |= processes.security(pid)
+            with contextlib.suppress(ProcessLookupError):  # it was a zombie, and is gone by now
+                present |= processes.security(pid)
         return differences(self._image.manifest.security, present)
 
     def _complete(self) -> bool:
@@ -307,7 +308,8 @@ class _Restore:
             return False
         found: set[int] = set()
         for member in processes.tree(pid):
-            found |= set(processes.security(member))
+            with contextlib.suppress(ProcessLookupError):
+                found |= set(processes.security(member))
         return set(self._image.manifest.security) <= found
 
     def _end_criu(self, worker: Worker) -> None:

@@ -43,6 +43,20 @@ def engine():
 
 
 @pytest.fixture
+async def make(engine, records):
+    """Makes nodes, and ends their threads."""
+    made = []
+
+    def make_one():
+        made.append(Node(engine, records, workers=1))
+        return made[-1]
+
+    yield make_one
+    for node in made:
+        await node.close()
+
+
+@pytest.fixture
 def records(tmp_path):
     return containers.Records(tmp_path)
 
@@ -64,10 +78,10 @@ async def settled(node):
         await next(iter(node._tasks))
 
 
-async def test_no_image_is_removed_before_the_plugin_has_said_who_there_is(engine, records):
+async def test_no_image_is_removed_before_the_plugin_has_said_who_there_is(make, engine, records):
     """A record can be lost, or be of a version with other fields; the image is all that is left of its container."""
     (records._directory / "asleep.json").write_text('{"id": "asleep", "from": "the future"}')
-    node = Node(engine, records, workers=1)
+    node = make()
     node.load()
     await node.loaded()
     node.report([reported("other")], [], complete=False)
@@ -83,13 +97,13 @@ async def test_no_image_is_removed_before_the_plugin_has_said_who_there_is(engin
     assert engine.datapath.forgotten == ["pod-of-the-past"]
 
 
-async def test_what_was_held_for_a_dead_container_passes(engine, records):
+async def test_what_was_held_for_a_dead_container_passes(make, engine, records):
     """Its successor listens on the same ports in the same network namespace."""
     records.put(record("dead", pid=2**22 + 1, started=1))
     engine.datapath.held = [
         SimpleNamespace(sandbox_id="pod", container_id=name) for name in ("unheard-of", "known")
     ]
-    node = Node(engine, records, workers=1)
+    node = make()
     node.load()
 
     assert engine.datapath.abandoned == [("pod", "dead")]
@@ -101,11 +115,11 @@ async def test_what_was_held_for_a_dead_container_passes(engine, records):
     assert engine.datapath.abandoned[1:] == [("pod", "unheard-of")]
 
 
-async def test_a_container_that_ends_while_it_is_taken_over_is_forgotten(engine, records):
+async def test_a_container_that_ends_while_it_is_taken_over_is_forgotten(make, engine, records):
     """Nobody else would: without an actor there is nobody to notice its end."""
     own = os.getpid()  # alive, and no supervisor
     records.put(record("short", pid=own, started=processes.start_time(own)))
-    node = Node(engine, records, workers=1)
+    node = make()
     node.load()
     await node.loaded()
 
@@ -114,9 +128,9 @@ async def test_a_container_that_ends_while_it_is_taken_over_is_forgotten(engine,
     assert engine.datapath.forgotten == ["pod"]
 
 
-async def test_a_pod_stays_while_another_container_of_it_is_taken_over(engine, records):
+async def test_a_pod_stays_while_another_container_of_it_is_taken_over(make, engine):
     """Its slot in the maps would be given to another pod, with filters that still name it."""
-    node = Node(engine, records, workers=1)
+    node = make()
     node._known["new"] = record("new", pid=1, started=1)
     node._known["plain"] = record("plain", reason="it has a terminal")
     node._forget_pod("pod")
