@@ -152,7 +152,7 @@ class _Dump:
         image = self._staged.image
         if image is None:
             raise DumpError("criu ended the application without asking", outcome=Outcome.LOST)
-        self._supervisor.tell(Signal.ASLEEP, State.ASLEEP)
+        self._lull()
         self._clock.phase("asleep")
         return DumpResult(image, self._clock.phases())
 
@@ -162,6 +162,20 @@ class _Dump:
         except SupervisorError as error:
             raise DumpError(error.reason, outcome=Outcome.LOST) from error
         self._clock.phase("arm")
+
+    def _lull(self) -> None:
+        """Tell the supervisor that the image is committed.
+
+        The application is gone: to call the sleep failed because the supervisor is slow would leave nobody awake.
+        """
+        for last in (False, False, True):
+            try:
+                self._supervisor.tell(Signal.ASLEEP, State.ASLEEP)
+            except SupervisorError as error:
+                if last or not self._supervisor.alive():
+                    raise DumpError(error.reason, outcome=Outcome.LOST) from error
+            else:
+                return
 
     def _converse(self, worker: Worker, deadline: float) -> None:
         if worker.channel is None:

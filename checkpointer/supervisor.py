@@ -109,6 +109,9 @@ class Supervisor:
         except ProcessLookupError as error:
             raise SupervisorError(f"the supervisor (pid {self.pid}) has ended") from error
         try:
+            # The pidfd names whoever has the pid now; a stranger would be killed by the signal.
+            if self.state() is State.NONE:
+                raise SupervisorError(f"pid {self.pid} is no supervisor any more")
             signal.pidfd_send_signal(pidfd, order)
             if until is None:
                 self._wait_end(pidfd, timeout)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from checkpointer import processes, restore, supervisor
+from checkpointer import errors, processes, restore, supervisor
 from checkpointer.processes import Security
 
 FACTS = Security(*("0\t0\t0\t0", "0\t0\t0\t0", "", "0", "0", "0", "0", "0", "0", "2", "1", ""))
@@ -117,6 +117,15 @@ def test_differences_name_thread_and_field() -> None:
         "thread 5 is new",
     ]
     assert restore.differences(before, before) == []
+
+
+def test_no_order_goes_to_who_has_the_pid_now() -> None:
+    """A real-time signal would end it."""
+    with subprocess.Popen(["sleep", "1000"]) as stranger:
+        with pytest.raises(errors.SupervisorError, match="no supervisor any more"):
+            supervisor.Supervisor(stranger.pid).tell(supervisor.Signal.FAIL, None)
+        assert stranger.poll() is None
+        stranger.kill()
 
 
 def test_nothing_else_is_a_supervisor(gone: int) -> None:
