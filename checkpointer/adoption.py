@@ -87,7 +87,7 @@ def _image(container: Container, engine: Engine) -> images.Image | None:
 
 def _judge(container: Container) -> Verdict:
     control, image = container.supervisor, container.image
-    application = control.application()
+    application = control.application(image.manifest.app if image is not None else 0)
     if control.state() is supervisor.State.ARMED:
         if application is not None:
             # Whether the image was committed or not: without our answer criu has let it go on.

@@ -65,8 +65,9 @@ class Container:
         return supervisor.Target(self.record.id, self.record.pid)
 
     def sessions(self) -> list[int]:
-        """Processes in the container that are not the application's: those of kubectl exec."""
-        tree = set(processes.tree(self.record.pid))
+        """Processes in the container that are not the application's: those of kubectl exec, and what they left."""
+        application = self.supervisor.application()
+        tree = {self.record.pid, *(processes.tree(application) if application else ())}
         group = cgroups.of(self.record.pid).controller("pids")
         if group is None:
             return []

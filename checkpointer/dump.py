@@ -123,6 +123,7 @@ class _Dump:
         self._store = store
         self._staged = staged
         self._application = application
+        self._vpid = processes.vpid(application)
         self._frozen = frozen
         self._supervisor = Supervisor(target.supervisor_pid)
         self._ipc = _joins_ipc(application, target.supervisor_pid)
@@ -180,7 +181,7 @@ class _Dump:
     def _converse(self, worker: Worker, deadline: float) -> None:
         if worker.channel is None:
             raise CriuError("the worker has no channel", gone=True)
-        request = criu.dump_request(processes.vpid(self._application))
+        request = criu.dump_request(self._vpid)
         criu.Session(worker.channel, worker.pidfd, deadline, self._renew).call(
             request, self._asked
         )
@@ -228,7 +229,7 @@ class _Dump:
             kernel=manifest.kernel(),
             criu=self._zygotes.bundle.version,
             created=time.time(),
-            app=processes.vpid(self._application),
+            app=self._vpid,
             processes=len(self._pids),
             tasks=len(security),
             pages_bytes=images.pages(self._staged.path),
@@ -249,7 +250,7 @@ class _Dump:
         deadline = time.monotonic() + _DEATH
         while (
             rescue.survey(self._pids) is not rescue.Survey.NONE
-            or self._supervisor.application() is not None
+            or self._supervisor.application(self._vpid) is not None
         ):
             if time.monotonic() > deadline:
                 raise CriuError("criu says that it is done, but the application lives")
@@ -286,7 +287,7 @@ class _Dump:
         """Kill what criu did not come to: the image is committed and part of the tree is dead already."""
         deadline = time.monotonic() + _DEATH
         rescue.sweep(self._target.supervisor_pid)
-        while self._supervisor.application() is not None:
+        while self._supervisor.application(self._vpid) is not None:
             rescue.kill(self._pids)
             if time.monotonic() > deadline:
                 raise DumpError(

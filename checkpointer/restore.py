@@ -130,7 +130,7 @@ def restore(
         RestoreError: nothing of the tree is left; `retry` says whether the image may be used again.
     """
     supervisor = Supervisor(target.supervisor_pid)
-    application = supervisor.application()
+    application = supervisor.application(image.manifest.app)
     if application is not None and image.fence_state() is Fence.RELEASED:
         return Restored(target, image, application, {"total": 0.0}, find(image))
     if supervisor.state() not in {State.ASLEEP, State.ARMED}:
@@ -230,7 +230,7 @@ class _Restore:
         if not worker.wait(_CRIU_END):
             raise CriuError("criu does not exit after its answer", hung=True)
         # What woke it may have been its last: then its status waits for RESUME.
-        pid = self._supervisor.application() or 0
+        pid = self._supervisor.application(self._image.manifest.app) or 0
         self._clock.phase("exit")
         return Restored(self._target, self._image, pid, self._clock.phases(), self._drain)
 
@@ -303,7 +303,7 @@ class _Restore:
         """Say whether the application runs although criu gave no good answer: it was let go, and is all there."""
         if not self._released or self._objection is not None:
             return False
-        pid = self._supervisor.application()
+        pid = self._supervisor.application(self._image.manifest.app)
         if pid is None:
             return False
         found: set[int] = set()

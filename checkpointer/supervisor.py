@@ -79,15 +79,20 @@ class Supervisor:
         except (ProcessLookupError, ValueError):
             return State.NONE
 
-    def application(self) -> int | None:
+    def application(self, vpid: int = 0) -> int | None:
         """Return the living application's pid.
 
         Orphans of exec sessions become the supervisor's children as well; the application was its first fork, so
         it has the lowest number inside. Left out is what a killed criu leaves: its helpers, half-restored tasks.
+
+        Args:
+            vpid: The application's number inside, where it may be away: else an orphan would be taken for it.
         """
         try:
             found = [pid for pid in processes.children(self.pid) if processes.alive(pid)]
             found = [pid for pid in found if processes.comm(pid) != CRIU]
+            if vpid:
+                found = [pid for pid in found if processes.vpid(pid) == vpid]
             return min(found, key=processes.vpid, default=None)
         except ProcessLookupError:
             return None

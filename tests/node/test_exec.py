@@ -164,3 +164,13 @@ def _inside(one: sleepers.Sleeper) -> list[int]:
             break
     text = (root / one.container.pod.cgroup / one.container.id / "cgroup.procs").read_text()
     return [int(word) for word in text.split()]
+
+
+def test_what_a_session_left_behind(pods: Pods) -> None:
+    """A process that an exec left in the background is not the application: it lives on, asleep and awake."""
+    one = sleepers.python(pods)
+    assert one.container.exec(["sh", "-c", "sleep 1000 >/dev/null 2>&1 & exit 0"]).code == 0
+    _try_to_sleep(one)
+    assert any(sleepers.comm(pid) == "sleep" for pid in _inside(one))
+    assert one.ask("1") == 1
+    one.unharmed()

@@ -119,6 +119,16 @@ def test_differences_name_thread_and_field() -> None:
     assert restore.differences(before, before) == []
 
 
+def test_an_orphan_is_not_the_application(shell: subprocess.Popen[bytes]) -> None:
+    """Where the application is away, another child of the supervisor's is not it."""
+    (child,) = processes.children(shell.pid)
+    parent = supervisor.Supervisor(shell.pid)
+
+    assert parent.application() == child
+    assert parent.application(processes.vpid(child)) == child
+    assert parent.application(processes.vpid(child) + 1) is None
+
+
 def test_no_order_goes_to_who_has_the_pid_now() -> None:
     """A real-time signal would end it."""
     with subprocess.Popen(["sleep", "1000"]) as stranger:
