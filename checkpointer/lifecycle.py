@@ -235,7 +235,7 @@ def _sleeping(life: Life, event: Event) -> tuple[Life, list[Effect]]:
         case Slept():
             return _to(life, State.ASLEEP, life.cause, failed_sleeps=0, reason=""), []
         case SleepCalledOff(cause):
-            return _to(life, State.RUNNING, cause), [Rest(0.0)]
+            return _to(life, State.RUNNING, cause, reason=""), [Rest(0.0)]
         case SleepRefused(reason) | SleepFailed(reason):
             failures = life.failed_sleeps + 1
             after = _to(

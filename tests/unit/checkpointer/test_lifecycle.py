@@ -137,3 +137,11 @@ def test_what_ended_stays_ended():
     life, _ = run(Life(), lc.Exited())
     for event in EVENTS:
         assert step(life, event) == (life, [])
+
+
+def test_a_sleep_that_was_called_off_leaves_no_older_reason():
+    """What the try before it failed of is not why it is awake now."""
+    life = Life(State.SLEEPING, failed_sleeps=2, reason="criu failed")
+    after, _ = step(life, lc.SleepCalledOff("exec"))
+
+    assert (after.reason, after.failed_sleeps) == ("", 2)
