@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 NO_PORT_LOOK = (0.5, 10.0)
 """Seconds between looks at a container that does not listen yet: first, and the most it doubles to."""
 
+DRAIN_LOOK = 0.02
+"""Seconds between looks at a drain that a sleep waits for."""
+
 T = TypeVar("T")
 
 Observer = Callable[[Container, State], None]
@@ -189,8 +192,9 @@ class Actor:
 
     async def _sleep(self) -> None:
         # Somebody asked for it right after a lazy wake; by itself a container is not idle while its pages come in.
-        async with self._settled:
-            await self._settled.wait_for(lambda: self.container.drain is None)
+        # Polled, because threads set both.
+        while self.container.drain is not None and not self.container.called_off.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(DRAIN_LOOK)
         try:
             await self._threaded(lambda: sleep.run(self.container, self._engine))
         except sleep.CalledOff as off:
@@ -267,7 +271,9 @@ class Actor:
         """Wait for the pages; if they cannot come any more, restore again as often as a wake is tried."""
         for failures in range(1, lifecycle.MAX_WAKES + 1):
             try:
-                await self._threaded(lambda: wake.drained(self.container, self._engine))
+                await self._loop.run_in_executor(
+                    self._engine.drains, wake.drained, self.container, self._engine
+                )
             except errors.RestoreError as error:
                 if not error.retry or failures == lifecycle.MAX_WAKES:
                     raise

@@ -1,5 +1,6 @@
 """What a sleep and a wake work with: one of each on a node."""
 
+import concurrent.futures
 import dataclasses
 import threading
 from collections import defaultdict
@@ -8,12 +9,16 @@ from checkpointer import execwatch, images, settings, zygote
 from checkpointer.rush import Rush
 from redirector import datapath
 
+DRAINS = 1000
+"""Threads, started as they are needed, that wait for page daemons: never those that wake containers."""
+
 
 @dataclasses.dataclass(slots=True)
 class Engine:
     """The node's datapath, image store, criu zygotes and exec watch.
 
     Attributes:
+        drains: Threads for what waits for minutes.
         rush: Entered by wakes until their first byte is out.
         pod_locks: By sandbox id: only one container of a pod is being put to sleep at a time, because the second
             phase of a sleep holds the whole pod's packets.
@@ -24,6 +29,9 @@ class Engine:
     store: images.Store
     zygotes: zygote.Zygotes
     execs: execwatch.ExecWatch
+    drains: concurrent.futures.Executor = dataclasses.field(
+        default_factory=lambda: concurrent.futures.ThreadPoolExecutor(DRAINS, "drain")
+    )
     rush: Rush = dataclasses.field(default_factory=Rush)
     pod_locks: defaultdict[str, threading.Lock] = dataclasses.field(
         default_factory=lambda: defaultdict(threading.Lock)

@@ -44,6 +44,7 @@ def run(container: Container, engine: Engine) -> None:
     """
     with engine.pod_locks[container.record.sandbox_id]:
         started = time.perf_counter()
+        _check(container)
         _refuse(container)
         held = False
         try:

@@ -102,14 +102,28 @@ def drained(container: Container, engine: Engine) -> bool:
     # Else it has ended meanwhile, and needs no pages.
     if not whole and container.supervisor.alive():
         log.error("drain.failed", extra={"remedy": "restoring eagerly from the same image"})
-        restored = restore.again(engine.zygotes, container.target, image, drain)
-        restored.resume()
-        restored.settle()
+        _again(container, engine, image, drain)
     # In this order: the next image has the same place, and a sleep waits for the end of the drain.
     image.drop()
     container.image = None
     container.drain = None
     return whole
+
+
+def _again(container: Container, engine: Engine, image: images.Image, drain: lazy.Drain) -> None:
+    """Restore once more, with packets and execs held: the kernel would answer for the dead application with resets."""
+    held = image.manifest.held
+    if container.hold is None:  # else an earlier try failed, and they are held still
+        engine.execs.hold(container.record.id, container.record.pid)
+        container.hold = container.pod.hold(container.record.id)
+    container.hold.only(held.ports, held.connections)
+    restored = restore.again(engine.zygotes, container.target, image, drain)
+    _replay(container)
+    engine.execs.release(container.record.id)
+    restored.resume()
+    restored.settle()
+    hold, container.hold = container.hold, None
+    hold.close()
 
 
 def _phases(clock: Clock, inside: dict[str, float]) -> dict[str, float]:

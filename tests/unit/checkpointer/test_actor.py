@@ -20,7 +20,7 @@ RECORD = containers.Record("id", "pod", "p", "n", "u", "c", pid=1, start_time=1,
 async def actor(monkeypatch):
     """An actor of a container that runs, with nothing behind it."""
     container = Container(RECORD, mock.Mock())
-    engine = SimpleNamespace(execs=mock.Mock(), store=mock.Mock())
+    engine = SimpleNamespace(execs=mock.Mock(), store=mock.Mock(), drains=None)
     monkeypatch.setattr(Container, "fail", mock.Mock())
     monkeypatch.setattr(sleep, "run", lambda *_: None)
     monkeypatch.setattr(wake, "run", lambda *_: None)
