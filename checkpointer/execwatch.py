@@ -30,7 +30,7 @@ class _Watched:
     supervisor: int
     held: bool = True
     waiting: list[int] = dataclasses.field(default_factory=list)
-    mounts: set[bytes] = dataclasses.field(default_factory=set)
+    mounts: list[tuple[int, bytes]] = dataclasses.field(default_factory=list)
 
 
 class ExecWatch:
@@ -90,15 +90,14 @@ class ExecWatch:
         with self._lock:
             self._by_mount_ns[processes.ns_inode(supervisor, "mnt")] = watched
         mounts = Path(f"/proc/{supervisor}/mountinfo").read_text(errors="surrogateescape")
-        for point in mount_points(mounts):
+        for number, point in mount_points(mounts):
             path = os.fsencode(f"/proc/{supervisor}/root") + point
             try:
-                self._mark(syscall.FAN_MARK_ADD, path)
+                if self._mark(syscall.FAN_MARK_ADD, path, number):
+                    watched.mounts.append((number, path))
             except OSError as error:
                 # Covered by a later mount, or of a kind that has no executables (EINVAL): no door to hold.
                 log.debug("execwatch.unmarked", extra={"mount": path, "error": str(error)})
-                continue
-            watched.mounts.add(path)
 
     def release(self, container_id: str) -> None:
         """The application is back, or never left: let everybody through and watch no more. Idempotent."""
@@ -112,9 +111,9 @@ class ExecWatch:
         for _, watched in found:
             for fd in watched.waiting:
                 self._answer(fd, syscall.FAN_ALLOW)
-            for path in watched.mounts:
+            for number, path in watched.mounts:
                 try:
-                    self._mark(syscall.FAN_MARK_REMOVE, path)
+                    self._mark(syscall.FAN_MARK_REMOVE, path, number)
                 except OSError:
                     continue  # the mount is gone, and the mark with it
 
@@ -122,9 +121,24 @@ class ExecWatch:
         """Let everybody through."""
         os.close(self._fd)
 
-    def _mark(self, action: int, path: bytes) -> None:
-        flags = action | syscall.FAN_MARK_MOUNT | syscall.FAN_MARK_DONT_FOLLOW
-        syscall.fanotify_mark(self._fd, flags, syscall.FAN_OPEN_EXEC_PERM, syscall.AT_FDCWD, path)
+    def _mark(self, action: int, path: bytes, number: int) -> bool:
+        """Mark a mount, or take its mark off; False if the path leads to another one.
+
+        A container may have put a symbolic link into the path of its own mount point, which the kernel follows with
+        our root: nothing of the host is to be marked for it.
+        """
+        opened = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if mount_number(Path(f"/proc/self/fdinfo/{opened}").read_text()) != number:
+                return False
+            flags = action | syscall.FAN_MARK_MOUNT
+            link = f"/proc/self/fd/{opened}".encode()
+            syscall.fanotify_mark(
+                self._fd, flags, syscall.FAN_OPEN_EXEC_PERM, syscall.AT_FDCWD, link
+            )
+        finally:
+            os.close(opened)
+        return True
 
     def _serve(self) -> None:
         while True:
@@ -140,6 +154,7 @@ class ExecWatch:
                 except Exception:
                     # Whatever went wrong here, nobody may stay blocked for it.
                     log.exception("execwatch.failed", extra={"pid": event.pid})
+                    self._forget_waiter(event.fd)
                     self._answer(event.fd, syscall.FAN_ALLOW)
 
     def _decide(self, event: syscall.FanotifyEvent) -> None:
@@ -171,6 +186,12 @@ class ExecWatch:
             watched.waiting.append(event.fd)
         return watched
 
+    def _forget_waiter(self, fd: int) -> None:
+        with self._lock:
+            for watched in self._by_mount_ns.values():
+                if fd in watched.waiting:
+                    watched.waiting.remove(fd)
+
     def _called(self, event: syscall.FanotifyEvent) -> None:
         with self._lock:
             container_id = self._supervisors.get(event.pid)
@@ -196,12 +217,17 @@ def _descends(pid: int, ancestor: int) -> bool:
     return pid == ancestor
 
 
-def mount_points(mountinfo: str) -> list[bytes]:
-    """Mount points from the text of /proc/PID/mountinfo (proc(5)), unescaped, as seen from that process's root."""
+def mount_points(mountinfo: str) -> list[tuple[int, bytes]]:
+    """Number and mount point of each line of /proc/PID/mountinfo (proc(5)), unescaped, as seen from its root."""
     points = []
     for line in mountinfo.splitlines():
-        field = line.split(" ")[4]
-        points.append(
-            field.encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1")
-        )
+        number, _, _, _, point, *_ = line.split(" ")
+        raw = point.encode("utf-8", "surrogateescape")
+        points.append((int(number), raw.decode("unicode_escape").encode("latin-1")))
     return points
+
+
+def mount_number(fdinfo: str) -> int:
+    """The mount that an open file is on, from the text of /proc/PID/fdinfo/FD (proc(5)); 0 if it does not say."""
+    found = (line.split()[1] for line in fdinfo.splitlines() if line.startswith("mnt_id:"))
+    return int(next(found, 0))
