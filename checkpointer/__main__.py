@@ -4,8 +4,10 @@ import argparse
 import asyncio
 import dataclasses
 import gc
+import inspect
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -29,6 +31,11 @@ from redirector.errors import RedirectorError
 from ttrpc import server
 
 logger = logging.getLogger("checkpointer")
+
+CHOICES = {
+    "log_format": ("text", "json"),
+    "log_level": ("debug", "info", "warning", "error"),
+}
 
 SLICE = "zeropod.slice"
 """Host cgroup of what outlives the daemon."""
@@ -98,13 +105,26 @@ def _parse(argv: Sequence[str] | None) -> settings.Settings:
     parser = argparse.ArgumentParser(
         "zeropod-checkpointer", description="Puts containers to sleep and wakes them."
     )
+    helps = _field_docs()
     for field in dataclasses.fields(settings.Settings):
-        flag = "--" + field.name.replace("_", "-")
-        kind = type(field.default)
         parser.add_argument(
-            flag, type=Path if isinstance(field.default, Path) else kind, default=field.default
+            "--" + field.name.replace("_", "-"),
+            type=Path if isinstance(field.default, Path) else type(field.default),
+            default=field.default,
+            choices=CHOICES.get(field.name),
+            help=f"{helps[field.name]} (default: {field.default})",
         )
     return settings.Settings(**vars(parser.parse_args(argv)))
+
+
+def _field_docs() -> dict[str, str]:
+    """The docstring below each field of the settings: the help texts have one source."""
+    found = re.findall(
+        r'^    (\w+): .*\n    """((?:.|\n)*?)"""',
+        inspect.getsource(settings.Settings),
+        re.MULTILINE,
+    )
+    return {name: " ".join(text.split()).replace("%", "%%") for name, text in found}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,16 @@ import dataclasses
 import threading
 import time
 
-from checkpointer import cgroups, containers, images, lazy, lifecycle, processes, supervisor
+from checkpointer import (
+    cgroups,
+    containers,
+    errors,
+    images,
+    lazy,
+    lifecycle,
+    processes,
+    supervisor,
+)
 from redirector import datapath
 from redirector.endpoints import Port
 from redirector.hold import Hold
@@ -76,7 +85,12 @@ class Container:
 
     def fail(self) -> None:
         """Have the supervisor end with 71, so that the kubelet restarts the container."""
-        self.supervisor.tell(supervisor.Signal.FAIL, None)
+        while self.record.alive():
+            try:
+                self.supervisor.tell(supervisor.Signal.FAIL, None)
+            except errors.SupervisorError:
+                # A CPU limit can stop it for seconds; until it ends, the kubelet takes it for running.
+                time.sleep(1.0)
 
     @property
     def supervisor(self) -> supervisor.Supervisor:

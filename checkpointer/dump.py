@@ -20,6 +20,7 @@ from checkpointer.errors import (
     CheckpointerError,
     CriuError,
     DumpError,
+    ImageError,
     Outcome,
     Refused,
     SupervisorError,
@@ -97,7 +98,10 @@ def dump(
     application = supervisor.application()
     if supervisor.state() is not State.RUN or application is None:
         raise DumpError(f"there is no running application (supervisor: {supervisor.state().name})")
-    image = store.load(target.container_id) if target.container_id in store.all() else None
+    try:
+        image = store.load(target.container_id)
+    except ImageError:
+        image = None  # a damaged one, or another boot's: it is dropped below
     if image is not None and (drain := lazy.find(image)) is not None:
         drain.close()
         raise DumpError("pages of the last wake are still being loaded")

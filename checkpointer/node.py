@@ -208,6 +208,7 @@ class Node:
     def _forget_pod(self, sandbox_id: str) -> None:
         """Let a pod go unless something of it is managed, or is being taken over at this moment."""
         if not any(r.pid and r.sandbox_id == sandbox_id for r in self._known.values()):
+            # On the loop, although it takes some 50 ms: a container of that pod must not be taken over meanwhile.
             self.engine.datapath.forget(sandbox_id)
             self.engine.pod_locks.pop(sandbox_id, None)
 
@@ -251,9 +252,8 @@ class Node:
         Raises:
             rpc.TtrpcError: NOT_FOUND; FAILED_PRECONDITION with the reason why it did not work.
         """
-        return [
-            await self._move(record, sleep=sleep, timeout=timeout) for record in self._asked(query)
-        ]
+        moves = (self._move(r, sleep=sleep, timeout=timeout) for r in self._asked(query))
+        return list(await asyncio.gather(*moves))
 
     async def _move(self, record: containers.Record, *, sleep: bool, timeout: float) -> Any:
         actor = self._actors.get(record.id)
@@ -263,11 +263,12 @@ class Node:
                 rpc.Code.FAILED_PRECONDITION, f"{record.title} is not managed: {reason}"
             )
         wanted = State.ASLEEP if sleep else State.RUNNING
+        deadline = self._loop.time() + timeout
         # What is under way ends first: half a wake cannot be turned into a sleep.
         if await actor.reach({State.ASLEEP, State.RUNNING}, timeout) is not wanted:
             actor.post(lifecycle.SleepAsked("asked") if sleep else lifecycle.WakeAsked("asked"))
             await actor.caught_up()
-            await actor.reach({State.ASLEEP, State.RUNNING}, timeout)
+            await actor.reach({State.ASLEEP, State.RUNNING}, deadline - self._loop.time())
         after = actor.container.life
         if after.state is not wanted:
             why = after.reason or f"it is {after.state} ({after.cause})"
