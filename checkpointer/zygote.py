@@ -119,6 +119,9 @@ class Zygotes:
     def _zygote(self, kind: Kind) -> Zygote:
         found = self._found.get(kind)
         if found is None or not processes.alive(found.pid):
+            if found is not None:
+                with contextlib.suppress(ChildProcessError):  # an earlier daemon's
+                    os.waitpid(found.pid, os.WNOHANG)
             with self._locked():
                 found = self._find(kind) or self._start(kind)
             self._found[kind] = found

@@ -166,7 +166,10 @@ class Pod:
         with self._lock:
             self._state.recover()
             self._open_loopback()
+            former = self._holds.get(container_id)
             hold = self._make(container_id)
+            if former is not None:
+                former.discard()  # an adoption that failed half-way, tried again
             hold.rearm(ports, connections)
             return hold
 

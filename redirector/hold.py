@@ -272,6 +272,11 @@ class Hold:
         counts = self._maps.counts.get(self.number)
         return self._written - self._unseen - (counts.replayed if counts else self._written)
 
+    def discard(self) -> None:
+        """Remove the TAP alone: another object has taken over what the maps hold."""
+        with self._lock:
+            self._tap.close()
+
     def close(self) -> None:
         """Hold nothing any more, forget every entry and remove the TAP (some 10 ms); idempotent."""
         with self._lock:
