@@ -39,6 +39,8 @@ def runtime() -> Iterator[cri.Runtime]:
 @pytest.fixture
 def pods(runtime: cri.Runtime, request: pytest.FixtureRequest) -> Iterator[Callable[..., cri.Pod]]:
     """Starts pods (arguments of `cri.Pod`; the name may be left out) and removes them afterwards."""
+    # The test before may have ended the plugin or containerd: a pod made too early would run unmanaged.
+    cri.until(plugin_serves, 30)
     numbers = itertools.count()
     started: list[cri.Pod] = []
     # A host name: letters, digits, hyphens.
@@ -52,6 +54,17 @@ def pods(runtime: cri.Runtime, request: pytest.FixtureRequest) -> Iterator[Calla
     yield start
     for pod in reversed(started):
         pod.remove()
+
+
+def plugin_serves() -> bool:
+    """Whether the plugin is connected to the runtime and knows its containers."""
+    unix = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace")
+    # Num RefCount Protocol Flags Type St Inode Path; state 03 is connected.
+    connected = any(
+        line.split()[5] == "03" for line in unix.splitlines() if line.endswith("/nri/nri.sock")
+    )
+    log = Path("/var/log/node/plugin.log").read_text(encoding="utf-8", errors="replace")
+    return connected and log.rfind("nri.synchronized") > log.rfind("nri.disconnected")
 
 
 @pytest.fixture

@@ -208,7 +208,8 @@ def test_commands_for_programs(pods: Pods, zeropod: Run) -> None:
 def test_watch_tells_transitions(pods: Pods) -> None:
     """`zeropod watch` prints each transition of the pod it was asked for, as it happens."""
     other, one = sleepers.python(pods), sleepers.python(pods)
-    words = ["zeropod", "watch", one.reference, "-o", "json"]
+    # SIGINT is ignored in what a shell has started in the background.
+    words = ["env", "--default-signal=INT", "zeropod", "watch", one.reference, "-o", "json"]
     watching = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         assert watching.stdout is not None
