@@ -296,7 +296,8 @@ def wake_as_often_as_an_actor(
         try:
             return wake(zygotes, app, image)
         except errors.RestoreError as error:
-            assert error.retry, error
+            if not error.retry:
+                raise
             time.sleep(lifecycle.backoff(lifecycle.WAKE_BACKOFF, failures))
     return wake(zygotes, app, image)
 
