@@ -184,8 +184,10 @@ class Drain:
         except ProcessLookupError:
             return self.state()
         try:
+            poll = select.poll()  # select(2) cannot take descriptors above 1023
+            poll.register(pidfd, select.POLLIN)
             while processes.alive(self.pid, self._started):
-                if select.select([pidfd], [], [], _LOOK)[0]:
+                if poll.poll(1000 * _LOOK):
                     break
                 if self._guardian is not None:
                     with contextlib.suppress(RestoreError):

@@ -128,7 +128,9 @@ class Supervisor:
             os.close(pidfd)
 
     def _wait_end(self, pidfd: int, timeout: float) -> None:
-        if not select.select([pidfd], [], [], timeout)[0]:
+        poll = select.poll()  # select(2) cannot take descriptors above 1023
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(1000 * timeout):
             raise SupervisorError(f"the supervisor (pid {self.pid}) does not end")
 
     def _wait_state(self, order: Signal, until: State, deadline: float) -> None:

@@ -240,8 +240,7 @@ class Pod:
         self._remember(Loopback())
 
     def _remember(self, loopback: Loopback) -> None:
-        self._state.slot = self._state.slot._replace(loopback=loopback)
-        self._state.registry.remember(self._state.slot)
+        self._state.remember(loopback)
 
     def close(self) -> None:
         """Close every hold, and detach if the namespace still is the pod's."""
@@ -252,6 +251,7 @@ class Pod:
                 self.detach()
             except (OSError, AttachError) as error:
                 log.debug("namespace of pod %s is gone: %s", self.sandbox_id, error)
+            self._state.retire()
 
 
 class Datapath:

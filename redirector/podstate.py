@@ -9,7 +9,7 @@ from bpf import maps
 from bpf.maps import ConnKey, Iface, PodEntry, PortKey
 from redirector.endpoints import Connection, Others, Port
 from redirector.errors import BusyError
-from redirector.registry import Registry, Slot
+from redirector.registry import Loopback, Registry, Slot
 
 
 class PodState:
@@ -22,6 +22,7 @@ class PodState:
         self._entry = registry.maps.pods.get(slot.number) or PodEntry()
         self._holds = set(registry.hold_ids(slot.number).values())
         self._live: set[int] = set()
+        self._retired = False
         self._sibling_ports: list[PortKey] = []
         self._sibling_connections: list[ConnKey] = []
 
@@ -35,15 +36,29 @@ class PodState:
 
     def _store(self, entry: PodEntry) -> None:
         if entry != self._entry:
+            self._put(entry)
+
+    def _put(self, entry: PodEntry) -> None:
+        if not self._retired:
             self.registry.maps.pods.put(self.slot.number, entry)
-            self._entry = entry
+        self._entry = entry
+
+    def retire(self) -> None:
+        """Write nothing any more: the slot may be another pod's by the time a hold's last thread is done."""
+        with self._lock:
+            self._retired = True
+
+    def remember(self, loopback: Loopback) -> None:
+        """Note how lo's sysctls were before they were changed."""
+        with self._lock:
+            self.slot = self.slot._replace(loopback=loopback)
+            if not self._retired:
+                self.registry.remember(self.slot)
 
     def set_links(self, ifaces: tuple[Iface, ...]) -> None:
         """Store where replayed frames go; Ethernet links only, the first is the default."""
         with self._lock:
-            entry = self._entry._replace(ifaces=ifaces[: maps.MAX_IFACES])
-            self.registry.maps.pods.put(self.slot.number, entry)
-            self._entry = entry
+            self._put(self._entry._replace(ifaces=ifaces[: maps.MAX_IFACES]))
 
     def set_quarantine(self, until: int) -> None:
         """Drop segments without a socket until `until` (ns of CLOCK_MONOTONIC)."""

@@ -6,6 +6,7 @@ Moments are met by waiting for the process or state in question and then a while
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import shutil
@@ -593,9 +594,15 @@ def test_containerd_killed(pods: Pods, tmp_path: Path, runtime: cri.Runtime) -> 
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def pinned() -> Maps:
+    """The datapath's maps, opened once: each time would cost ten descriptors."""
+    return Maps(Pins(settings.Settings().pin_root).map)
+
+
 def traces() -> dict[str, set[str]]:
     """What containers leave with us, by kind."""
-    maps = Maps(Pins(settings.Settings().pin_root).map)
+    maps = pinned()
     tables = ("pods", "ports", "conns", "activity", "pod_names", "hold_names")
     daemon = sleepers.service_pid("daemon")
     found = {f"map {name}": {repr(key) for key in getattr(maps, name)} for name in tables}

@@ -123,3 +123,15 @@ def test_a_phase_two_that_nobody_remembers_is_ended(tables: Any, pod: PodState):
     restarted.recover()
     assert tables.pods[pod.slot.number].everything == 0
     assert (tables.ports, tables.conns) == ({foreign: 0}, {})
+
+
+def test_a_pod_that_is_gone_writes_nothing_any_more(tables: Any, pod: PodState):
+    """A hold may still be closing when the pod is forgotten; its slot can be another pod's by then."""
+    pod.enter(3)
+    pod.retire()
+    pod.registry.drop_slot(pod.slot.number)
+    pod.leave(3)
+    pod.remember(Loopback(True, 0, 0))
+
+    assert pod.registry.slots() == []
+    assert pod.registry.maps.pods.get(pod.slot.number) is None
