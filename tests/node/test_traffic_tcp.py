@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import itertools
 import random
 import socket
 import time
@@ -332,7 +333,9 @@ def test_close_does_not_wake_and_is_seen_later(talker: Sleeper) -> None:
     talker.sleep()
     client.close()
     talker.sleeps_on()
-    until(lambda: ended(talker) == [*before, "closed", "closed"])
+    # Each question is a connection of its own, which has ended by the next one.
+    questions = itertools.count(1)
+    until(lambda: len(ended(talker)) - len(before) >= 1 + next(questions))
     talker.woke("tcp-connect")
 
 
