@@ -263,8 +263,6 @@ class Actor:
             logger.warning("drain.failed", exc_info=error)
             self.container.drain = None
             self.post(lifecycle.Lost(_reason(error)))
-        async with self._settled:
-            self._settled.notify_all()
         logger.info("drain.complete", extra={"ms": 1e3 * (time.monotonic() - started)})
 
     async def _drained(self) -> None:
