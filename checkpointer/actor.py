@@ -329,7 +329,7 @@ class Actor:
 
     def _look_in(self, seconds: float) -> None:
         self._quiet_timer()
-        if self.container.record.scaledown <= 0:
+        if self.container.record.policy.scaledown <= 0:
             self.container.busy = "scaledown-duration is 0"
             return
         self.container.look_at = time.monotonic() + seconds
@@ -387,7 +387,7 @@ class Actor:
         self._no_port = NO_PORT_LOOK[0]
         return idle.decide(
             now,
-            scaledown=container.record.scaledown,
+            scaledown=container.record.policy.scaledown,
             since=container.active,
             seen=traffic.seen(container, table, inodes),
             sessions=len(container.sessions()),

@@ -12,6 +12,26 @@ m = messages.schema(
     "zeropod.v1",
     {
         "Empty": [],
+        "Policy": [  # of one container; the plugin has validated it
+            (1, "scaledown", "double"),  # seconds; 0 = never
+            (2, "connections", "string"),  # keep | wait | close
+            (3, "disable_checkpointing", "bool"),
+            (4, "dry_run", "bool"),
+            (5, "wake_on_stop", "bool"),
+            (6, "on_failure", "string"),  # stay | freeze
+            (7, "cpu_threshold", "double"),  # cores; 0 = not looked at
+            (8, "max_request", "double"),  # seconds
+            (9, "min_awake", "double"),  # seconds
+            (10, "max_image_size", "int64"),  # bytes; 0 = no limit
+            (11, "ignore_from", "repeated string"),  # CIDRs
+            (12, "ignore_ports", "repeated uint32"),
+            (13, "ports", "repeated string"),  # "tcp/80"; none = discover
+            (14, "pre_dump", "bool"),
+            (15, "lazy_restore", "string"),  # auto | true | false
+            (16, "probe_detection", "bool"),
+            (17, "portless", "bool"),
+            (18, "notes", "repeated string"),
+        ],
         "Container": [
             (1, "id", "string"),
             (2, "sandbox_id", "string"),
@@ -25,7 +45,7 @@ m = messages.schema(
             (10, "managed", "bool"),
             (11, "reason", "string"),
             (12, "annotations", "map<string,string>"),
-            (13, "scaledown", "double"),  # seconds; the plugin has validated the annotation
+            (13, "policy", "Policy"),
         ],
         "ReportRequest": [
             (1, "containers", "repeated Container"),

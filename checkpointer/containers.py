@@ -10,13 +10,12 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from checkpointer import processes
+from checkpointer.policy import Policy
 
 log = logging.getLogger(__name__)
-
-DEFAULT_SCALEDOWN = 60.0
-"""Seconds without traffic before a container sleeps, as in the original."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Record:
         pid: Host pid of PID 1 (the supervisor); 0 while it is not started.
         start_time: Of that process, in clock ticks since boot; with the pid it names one process for good.
         reason: Why it is not managed; "" when it is.
-        scaledown: Seconds of idleness before it sleeps; 0 = never.
+        policy: What its owner wants for it.
     """
 
     id: str
@@ -45,7 +44,7 @@ class Record:
     pid: int = 0
     start_time: int = 0
     reason: str = ""
-    scaledown: float = DEFAULT_SCALEDOWN
+    policy: Policy = dataclasses.field(default_factory=Policy)
 
     @property
     def title(self) -> str:
@@ -79,11 +78,18 @@ class Records:
         """All readable records; one that is not is removed and said, the plugin will report it again."""
         for path in sorted(self._directory.glob("*.json")):
             try:
-                yield Record(**json.loads(path.read_text()))
-            except (ValueError, TypeError) as error:
+                yield _read(json.loads(path.read_text()))
+            except (ValueError, TypeError, AttributeError) as error:
                 log.warning("record.unreadable", extra={"path": str(path), "error": str(error)})
                 path.unlink(missing_ok=True)
 
     def _path(self, container_id: str) -> Path:
         # Ids are containerd's, but the file name must not depend on believing that.
         return self._directory / (os.path.basename(container_id) + ".json")  # noqa: PTH119 - a string, not a path
+
+
+def _read(values: dict[str, Any]) -> Record:
+    """From JSON; what another version has added is passed over, so that its records are not lost to this one."""
+    known = {field.name for field in dataclasses.fields(Record)}
+    kept = {name: value for name, value in values.items() if name in known}
+    return Record(**kept | {"policy": Policy.read(values.get("policy", {}))})

@@ -15,7 +15,7 @@ def info(record: containers.Record, container: Container | None) -> Any:
         "namespace": record.namespace,
         "pod": record.pod,
         "container": record.name,
-        "scaledown": record.scaledown,
+        "scaledown": record.policy.scaledown,
         "pid": record.pid,
     }
     if container is None:
@@ -60,7 +60,7 @@ def paragraph(record: containers.Record, container: Container | None) -> str:
             title=record.title,
             life=dataclasses.replace(container.life, reason=_shown(container.life.reason)),
             age=time.time() - container.since,
-            scaledown=record.scaledown,
+            scaledown=record.policy.scaledown,
             busy=_shown(container.busy),
             look_in=_look_in(container),
             ports=_ports(container),

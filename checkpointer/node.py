@@ -19,6 +19,7 @@ from checkpointer.actor import Actor
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.lifecycle import State
+from checkpointer.policy import Policy
 from ttrpc import errors as rpc
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ class Node:
             pid=message.pid if message.managed else 0,
             start_time=start_time,
             reason="" if message.managed else message.reason,
-            scaledown=message.scaledown,
+            policy=Policy.of(message.policy),
         )
         if self._known.get(record.id) != record and record.id not in self._actors:
             self._know(record)

@@ -7,7 +7,8 @@ The keys are those of the original zeropod. To support another one, move it from
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from nri_plugin import durations
 
@@ -16,11 +17,30 @@ PREFIX = "zeropod.ctrox.dev/"
 RUNTIME_HANDLER = "zeropod"
 """Pods of this runtime class are wanted without any annotation, as with the original."""
 
-DEFAULT_SCALEDOWN = 60.0
-"""Seconds without traffic until a container sleeps; the original's default."""
+DEFAULTS: Mapping[str, Any] = {
+    "scaledown": 60.0,  # seconds; the original's default
+    "connections": "keep",
+    "disable_checkpointing": False,
+    "dry_run": False,
+    "wake_on_stop": True,
+    "on_failure": "stay",
+    "cpu_threshold": 0.0,
+    "max_request": 600.0,
+    "min_awake": 0.0,
+    "max_image_size": 0,
+    "ignore_from": (),
+    "ignore_ports": (),
+    "ports": (),
+    "pre_dump": False,
+    "lazy_restore": "auto",
+    "probe_detection": True,
+    "portless": False,
+    "notes": (),
+}
+"""What a container gets whose pod says nothing: fields of the report's Policy."""
 
-_PARSERS: Mapping[str, Callable[[str], float]] = {
-    "scaledown-duration": durations.parse,
+_PARSERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "scaledown-duration": ("scaledown", durations.parse),
 }
 
 _LATER = frozenset(
@@ -50,12 +70,12 @@ class Wish:
 
     Attributes:
         annotations: the pod's annotations with our prefix, as written.
-        scaledown: seconds without traffic until a container sleeps; 0: never.
+        policy: what they mean: fields of the report's Policy, all of them.
         reason: why the wish cannot be granted; "" if it can.
     """
 
     annotations: Mapping[str, str]
-    scaledown: float = DEFAULT_SCALEDOWN
+    policy: Mapping[str, Any] = field(default_factory=lambda: DEFAULTS)
     reason: str = ""
 
 
@@ -64,16 +84,17 @@ def read(annotations: Mapping[str, str], runtime_handler: str) -> Wish | None:
     ours = {key: annotations[key] for key in sorted(annotations) if key.startswith(PREFIX)}
     if not ours and runtime_handler != RUNTIME_HANDLER:
         return None
-    parsed: dict[str, float] = {}
+    parsed = dict(DEFAULTS)
     for key, value in ours.items():
         name = key.removeprefix(PREFIX)
         if name not in _PARSERS:
             return Wish(ours, reason=_unsupported(key, value))
         try:
-            parsed[name] = _PARSERS[name](value)
+            target, parse = _PARSERS[name]
+            parsed[target] = parse(value)
         except ValueError as error:
             return Wish(ours, reason=f"annotation {key}: {error}")
-    return Wish(ours, scaledown=parsed.get("scaledown-duration", DEFAULT_SCALEDOWN))
+    return Wish(ours, parsed)
 
 
 def _unsupported(key: str, value: str) -> str:

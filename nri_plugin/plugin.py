@@ -208,7 +208,7 @@ class Plugin:
                 uid=pod.uid,
                 runtime_handler=pod.runtime_handler,
                 annotations=wish.annotations,
-                scaledown=wish.scaledown,
+                policy=wish.policy,
                 pid=pid,
                 state=state,
                 injected=self._original(container) is not None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from nri_plugin import api
 
@@ -25,7 +26,7 @@ class Container:
         uid: of the pod.
         runtime_handler: of the pod; "" is the default one.
         annotations: the pod's with our prefix.
-        scaledown: seconds without traffic until it sleeps, from them; 0: never.
+        policy: what they mean for this container: fields of the report's Policy.
         pid: of the first process in our pid namespace; 0 while there is none.
         state: as NRI says.
         injected: its stored spec names the supervisor.
@@ -42,7 +43,7 @@ class Container:
     uid: str = ""
     runtime_handler: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
-    scaledown: float = 0.0
+    policy: Mapping[str, Any] = field(default_factory=dict)
     pid: int = 0
     state: api.State = api.State.UNKNOWN
     injected: bool = False

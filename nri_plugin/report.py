@@ -33,6 +33,26 @@ must stay below ttRPC's 4 MiB whatever owners of pods write."""
 # The daemon declares the same table: neither package may import the other.
 TABLE: messages.Table = {
     "Empty": [],
+    "Policy": [  # of one container; the daemon parses no annotation
+        (1, "scaledown", "double"),  # seconds; 0 = never
+        (2, "connections", "string"),  # keep | wait | close
+        (3, "disable_checkpointing", "bool"),
+        (4, "dry_run", "bool"),
+        (5, "wake_on_stop", "bool"),
+        (6, "on_failure", "string"),  # stay | freeze
+        (7, "cpu_threshold", "double"),  # cores; 0 = not looked at
+        (8, "max_request", "double"),  # seconds
+        (9, "min_awake", "double"),  # seconds
+        (10, "max_image_size", "int64"),  # bytes; 0 = no limit
+        (11, "ignore_from", "repeated string"),  # CIDRs
+        (12, "ignore_ports", "repeated uint32"),
+        (13, "ports", "repeated string"),  # "tcp/80"; none = discover
+        (14, "pre_dump", "bool"),
+        (15, "lazy_restore", "string"),  # auto | true | false
+        (16, "probe_detection", "bool"),
+        (17, "portless", "bool"),
+        (18, "notes", "repeated string"),
+    ],
     "Container": [
         (1, "id", "string"),
         (2, "sandbox_id", "string"),
@@ -46,7 +66,7 @@ TABLE: messages.Table = {
         (10, "managed", "bool"),
         (11, "reason", "string"),
         (12, "annotations", "map<string,string>"),
-        (13, "scaledown", "double"),  # seconds; the daemon parses no annotation
+        (13, "policy", "Policy"),
     ],
     "ReportRequest": [
         (1, "containers", "repeated Container"),
@@ -152,7 +172,7 @@ def _message(container: registry.Container) -> messages.Message:
         state=container.state.name.lower(),
         managed=container.managed,
         reason=container.reason,
-        scaledown=container.scaledown,
+        policy=_api.Policy(**container.policy),
         annotations={key: value for key, value in annotations if len(value) <= LONGEST_VALUE},
     )
     return message

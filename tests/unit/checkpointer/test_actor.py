@@ -12,8 +12,11 @@ from checkpointer import actor as actors
 from checkpointer import containers, errors, lifecycle, sleep, wake
 from checkpointer.container import Container
 from checkpointer.lifecycle import State
+from checkpointer.policy import Policy
 
-RECORD = containers.Record("id", "pod", "p", "n", "u", "c", pid=1, start_time=1, scaledown=1.0)
+RECORD = containers.Record(
+    "id", "pod", "p", "n", "u", "c", pid=1, start_time=1, policy=Policy(scaledown=1.0)
+)
 
 
 @pytest.fixture

@@ -1,8 +1,12 @@
 """Records on disk."""
 
-from checkpointer.containers import Record, Records
+import json
 
-RECORD = Record("abc", "sand", "web", "default", "u1", "nginx", pid=1, start_time=5, scaledown=5.0)
+from checkpointer.containers import Record, Records
+from checkpointer.policy import Policy
+
+POLICY = Policy(scaledown=5.0, ignore_from=("10.0.0.0/8",), ports=("tcp/80",))
+RECORD = Record("abc", "sand", "web", "default", "u1", "nginx", pid=1, start_time=5, policy=POLICY)
 
 
 def test_what_is_put_is_loaded_by_the_next_daemon(tmp_path):
@@ -17,10 +21,19 @@ def test_a_damaged_record_is_dropped_and_the_others_are_kept(tmp_path):
     records = Records(tmp_path)
     records.put(RECORD)
     (tmp_path / "bad.json").write_text('{"id": "ba')
-    (tmp_path / "other.json").write_text('{"id": "x", "colour": "red"}')
+    (tmp_path / "other.json").write_text('{"id": "x"}')
 
     assert list(records.load()) == [RECORD]
     assert {p.name for p in tmp_path.iterdir()} == {"abc.json"}
+
+
+def test_a_record_of_another_version_is_kept(tmp_path):
+    """What this version does not know is passed over, what it misses is the default; the container goes on sleeping."""
+    record = {name: name for name in ("id", "sandbox_id", "pod", "namespace", "uid", "name")}
+    values = {**record, "colour": "red", "policy": {"scaledown": 7.0, "mood": "good"}}
+    (tmp_path / "id.json").write_text(json.dumps(values))
+
+    assert list(Records(tmp_path).load()) == [Record(**record, policy=Policy(scaledown=7.0))]
 
 
 def test_an_id_cannot_leave_the_directory(tmp_path):

@@ -4,8 +4,11 @@ from unittest import mock
 
 from checkpointer import containers, explain, lifecycle, log
 from checkpointer.container import Container
+from checkpointer.policy import Policy
 
-RECORD = containers.Record("id", "pod", "p", "n", "u", "c", pid=1, start_time=1, scaledown=60.0)
+RECORD = containers.Record(
+    "id", "pod", "p", "n", "u", "c", pid=1, start_time=1, policy=Policy(scaledown=60.0)
+)
 
 
 def test_what_waits_for_a_sleeping_container_is_told():

@@ -10,6 +10,7 @@ import pytest
 
 from checkpointer import containers, processes
 from checkpointer.node import Node
+from checkpointer.policy import Policy
 
 
 class Datapath:
@@ -67,7 +68,7 @@ def record(name, *, pid=0, started=0, reason=""):
 
 
 def reported(name):
-    fields = {"sandbox_id": "pod", "pod": "p", "namespace": "n", "uid": "u", "scaledown": 1.0}
+    fields = {"sandbox_id": "pod", "pod": "p", "namespace": "n", "uid": "u", "policy": Policy()}
     return SimpleNamespace(
         **fields, id=name, name=name, pid=0, managed=False, reason="plain", state="running"
     )

@@ -25,14 +25,14 @@ def test_a_pod_without_our_keys_is_none_of_ours(others):
 def test_the_runtime_handler_alone_is_enough():
     """As with the original, the runtime class opts in, with the original's default."""
     wish = annotations.read({}, "zeropod")
-    assert (wish.scaledown, wish.reason) == (60.0, "")
+    assert (wish.policy["scaledown"], wish.reason) == (60.0, "")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("10s", 10), ("0", 0), ("1h30m", 5400)])
 def test_the_scaledown_duration_is_read(text, seconds):
     """Written as a Go duration, read as seconds; 0 is never, and still managed."""
     wish = annotations.read({PREFIX + "scaledown-duration": text, "other": "x"}, "")
-    assert (wish.scaledown, wish.reason) == (seconds, "")
+    assert (wish.policy["scaledown"], wish.reason) == (seconds, "")
     assert wish.annotations == {PREFIX + "scaledown-duration": text}
 
 
