@@ -96,6 +96,7 @@ def _enter(plan: Dict[str, Any]) -> None:
         bind(state + "/" + name, root, inside)
     bind(plan["repository"], root, "/src", readonly=True)
     bind(plan["images"], root, "/run/node/images", readonly=True)
+    bind(plan["apps"], root, "/run/node/apps", readonly=True)
     Path(root + "/run/node/plan.json").write_text(json.dumps(plan), encoding="utf-8")
     os.chdir(root)
     subprocess.run(["pivot_root", ".", "mnt"], check=True)

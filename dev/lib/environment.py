@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from dev.lib import bundle, containerd, host, images, rootfs, supervisor
+from dev.lib import apps, bundle, containerd, host, images, rootfs, supervisor
 from dev.lib.cache import Cache
 from dev.lib.errors import DevError
 
@@ -24,6 +24,7 @@ class Environment:
     rootfs: Path
     venv: Path
     criu: Path
+    apps: Path
     project: Dict[str, Any]
     """The content of pyproject.toml."""
 
@@ -43,15 +44,20 @@ class Environment:
         """The directory of test images."""
         return images.archives(self.cache, self.rootfs)
 
+    def app_images(self) -> Path:
+        """The directory of those that are imported only when they are asked for."""
+        return apps.archives(self.cache, self.rootfs, self.apps, self.venv)
+
 
 def ensure(cache: Optional[Cache] = None) -> Environment:
     """Installs what the host lacks and builds what the cache lacks."""
     host.require_root()
     host.require_packages()
     cache = cache or Cache()
-    # The bundle needs nothing of the tree: it is made meanwhile.
-    with ThreadPoolExecutor(1) as aside:
+    # The bundle and the applications need nothing of the tree: they are made meanwhile.
+    with ThreadPoolExecutor(2) as aside:
         criu = aside.submit(bundle.criu, cache)
+        packages = aside.submit(apps.tree, cache, rootfs.SUITE)
         base = rootfs.base(cache)
         project = rootfs.project(base)
         return Environment(
@@ -59,6 +65,7 @@ def ensure(cache: Optional[Cache] = None) -> Environment:
             rootfs=base,
             venv=rootfs.venv(cache, base, project),
             criu=criu.result(),
+            apps=packages.result(),
             supervisor=supervisor.layer(cache, base),
             project=project,
         )

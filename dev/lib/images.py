@@ -19,6 +19,7 @@ from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set
 
 from dev.lib import host, sandbox
 from dev.lib.cache import Cache
+from dev.lib.errors import DevError
 from dev.lib.process import run
 
 PAUSE = "zeropod.dev/pause:1"
@@ -50,6 +51,9 @@ http {
   }
 }
 """
+
+#: Two thirds of Python's library are its tests and stale byte code.
+STALE = ("test", "tests", "__pycache__", "idlelib", "tkinter")
 
 PROGRAMS = host.REPOSITORY / "dev" / "programs"
 
@@ -89,6 +93,16 @@ class Layer:
         """A file with this content."""
         self._put(name, tarfile.REGTYPE, mode, data)
 
+    def tree(self, source: Path, name: str) -> None:
+        """A file or a whole folder of somewhere else."""
+        if source.is_dir():
+            self.folder(name)
+            for item in sorted(source.iterdir()):
+                if item.name not in STALE:
+                    self.tree(item, name + "/" + item.name)
+        else:
+            self.file(name, source.read_bytes(), source.stat().st_mode & 0o7777)
+
     def copy(self, path: str) -> None:
         """A path of the rootfs: a file, a link together with its target, or a whole folder."""
         # Debian's /lib, /bin, .. are links into /usr; the base layer has the same links.
@@ -101,8 +115,7 @@ class Layer:
         elif here.is_dir():
             self.folder(path, here.stat().st_mode & 0o7777)
             for name in sorted(os.listdir(here)):
-                # Two thirds of Python's library are its tests and stale byte code.
-                if name not in ("test", "tests", "__pycache__", "idlelib", "tkinter"):
+                if name not in STALE:
                     self.copy(path + "/" + name)
         elif here.is_file():
             self.file(path, here.read_bytes(), here.stat().st_mode & 0o7777)
@@ -113,11 +126,18 @@ class Layer:
             self.copy(path)
 
     def libraries(self, paths: Sequence[str]) -> List[str]:
-        """The shared libraries that files of the rootfs need."""
-        listing = run(
-            ["chroot", self.rootfs, "sh", "-c", 'ldd "$@" 2>/dev/null || :', "sh", *paths]
-        )
-        return sorted(set(re.findall(r"(/\S+) \(0x", listing)))
+        """The shared libraries that files of the rootfs need, by its own loader: it need not have a shell."""
+        loader = min(self.rootfs.glob("usr/lib/*-linux-gnu/ld-linux-*.so.*"))
+        lister = ["chroot", self.rootfs, "/" + str(loader.relative_to(self.rootfs)), "--list"]
+        found: Set[str] = set()
+        for path in paths:
+            listing = run([*lister, path])
+            lost = re.findall(r"(\S+) => not found", listing)
+            if lost:
+                raise DevError("%s needs %s, which is not in the tree" % (path, ", ".join(lost)))
+            # The loader itself is named by the path that programs have in them, "=>" where it lies.
+            found |= set(re.findall(r"(/\S+) (?:\(0x|=>)", listing))
+        return sorted(found)
 
     def bytes(self) -> bytes:
         """The finished layer."""
@@ -131,7 +151,7 @@ def archives(cache: Cache, rootfs: Path) -> Path:
 
     def build(target: Path) -> None:
         compiled = _compile(rootfs, sources)
-        base = _base(rootfs)
+        lowest = base(rootfs)
         layers = {
             "busybox": ([], ["sh"], "/"),
             "redis": (
@@ -140,12 +160,11 @@ def archives(cache: Cache, rootfs: Path) -> Path:
                 "/data",
             ),
             "nginx": ([_nginx(rootfs)], ["nginx", "-g", "daemon off;"], "/"),
-            "python": ([_python(rootfs)], ["python3"], "/"),
+            "python": ([python(rootfs)], ["python3"], "/"),
             "programs": ([_programs(rootfs, compiled)], ["sleeper"], "/"),
         }
         for name, (upper, command, cwd) in layers.items():
-            config = {"Env": PATH, "Cmd": command, "WorkingDir": cwd}
-            _write(target / (name + ".tar"), "localhost/%s:1" % name, [base, *upper], config)
+            write(target, name, [lowest, *upper], command, cwd)
         pause = Layer(rootfs)
         pause.file("pause", compiled["pause"], 0o755)
         _write(target / "pause.tar", PAUSE, [pause.bytes()], {"Entrypoint": ["/pause"]})
@@ -171,7 +190,16 @@ def _compile(rootfs: Path, sources: Iterable[Path]) -> Dict[str, bytes]:
     return compiled
 
 
-def _base(rootfs: Path) -> bytes:
+def write(
+    target: Path, name: str, layers: Sequence[bytes], command: Sequence[str], cwd: str
+) -> None:
+    """An image `localhost/<name>:1` as the archive `<name>.tar`."""
+    config = {"Env": PATH, "Cmd": command, "WorkingDir": cwd}
+    _write(target / (name + ".tar"), "localhost/%s:1" % name, layers, config)
+
+
+def base(rootfs: Path) -> bytes:
+    """The lowest layer of all: busybox, users, folders."""
     layer = Layer(rootfs)
     for folder in ("bin", "sbin", "lib", "lib64"):
         layer.folder("usr/" + folder)
@@ -207,7 +235,8 @@ def _nginx(rootfs: Path) -> bytes:
     return layer.bytes()
 
 
-def _python(rootfs: Path) -> bytes:
+def python(rootfs: Path) -> bytes:
+    """The rootfs's Python and its library."""
     layer = Layer(rootfs)
     program = os.path.realpath(rootfs / "usr/bin/python3")[len(os.path.realpath(rootfs)) :]
     library = "/usr/lib/" + posixpath.basename(program)

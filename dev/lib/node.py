@@ -136,6 +136,7 @@ class Node:
             "state": str(self.state),
             "layers": [str(layer) for layer in environment.node_layers(variant)],
             "images": str(environment.images()),
+            "apps": str(environment.app_images()),
             "repository": str(host.REPOSITORY),
         }
         facts = {
