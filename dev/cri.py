@@ -10,24 +10,19 @@ Runs inside the node, from the checkout (`/src`). Needs grpcio.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from dev.runtime import V1, Runtime
-
-CGROUPS = Path("/sys/fs/cgroup")
+from dev import cgroups, patience
+from dev.patience import until
+from dev.runtime import Runtime
+from dev.specs import ContainerSpec, PodSpec, resources
 
 STATES = ("created", "running", "exited", "unknown")
-
-#: Kinds of namespaces, as runtime.v1 numbers them.
-POD, CONTAINER, NODE = 0, 1, 2
 
 
 class Result(NamedTuple):
@@ -119,8 +114,14 @@ class Container:
 
     def exec(self, command: Sequence[str], timeout: int = 60) -> Result:
         """Runs a program in it, like `kubectl exec` without a terminal."""
-        answer = self.runtime.call("ExecSync", container_id=self.id, cmd=list(command), timeout=timeout,
-                                   deadline=timeout + 10)  # fmt: skip
+        limit = int(patience.seconds(timeout))
+        answer = self.runtime.call(
+            "ExecSync",
+            container_id=self.id,
+            cmd=list(command),
+            timeout=limit,
+            deadline=timeout + 10,
+        )
         return Result(answer.exit_code, _text(answer.stdout), _text(answer.stderr))
 
     def logs(self, stream: str | None = None) -> str:
@@ -145,10 +146,10 @@ class Container:
         """What kubelet calls after it has rotated the log."""
         self.runtime.call("ReopenContainerLog", container_id=self.id)
 
-    def update(self, **resources: int) -> None:
-        """Changes resources in place; names as in `Pod.run`."""
+    def update(self, **limits: int) -> None:
+        """Changes resources in place; names as in `ContainerSpec.resources`."""
         self.runtime.call(
-            "UpdateContainerResources", container_id=self.id, linux=_resources(resources)
+            "UpdateContainerResources", container_id=self.id, linux=resources(limits)
         )
 
     def stop(self, timeout: int = 10) -> Status:
@@ -166,150 +167,47 @@ class Container:
 class Pod:
     """A pod; its sandbox runs from `start` (or `with`) to `remove`."""
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        namespace: str = "default",
-        annotations: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-        runtime_handler: str = "",
-        limits: Mapping[str, int] | None = None,
-        sysctls: Mapping[str, str] | None = None,
-        host_network: bool = False,
-        host_pid: bool = False,
-        share_pid: bool = False,
-        privileged: bool = False,
-        runtime: Runtime | None = None,
-    ) -> None:
+    def __init__(self, name: str, *, runtime: Runtime | None = None, **described: Any) -> None:
         """Describes a pod.
 
         Args:
             name: of the pod, as in its metadata.
-            namespace: of the pod.
-            annotations: of the pod.
-            labels: of the pod.
-            runtime_handler: "" for the default, "zeropod" for the second one of the node.
-            limits: of the pod's own cgroup, which kubelet makes: `cpu_quota` (microseconds in each
-                100 ms), `memory` (bytes).
-            sysctls: set in the pod's namespaces.
-            host_network: use the node's network namespace.
-            host_pid: use the node's PID namespace.
-            share_pid: one PID namespace for all containers.
-            privileged: allow privileged containers.
             runtime: a connection to use; by default the pod opens one.
+            described: more of `PodSpec`.
         """
+        self.spec = PodSpec(name, **described)
         self.name = name
-        self.namespace = namespace
+        self.namespace = self.spec.namespace
         self.uid = str(uuid.uuid4())
         self.runtime = runtime or Runtime()
-        self.runtime_handler = runtime_handler
-        self.limits = dict(limits or {})
         self.cgroup = f"kubepods/pod{self.uid}"
+        self.config = self.spec.config(self.uid, self.cgroup)
         self.id = ""
         self.containers: list[Container] = []
-        self.labels = {
-            "io.kubernetes.pod.name": name,
-            "io.kubernetes.pod.namespace": namespace,
-            "io.kubernetes.pod.uid": self.uid,
-        }
-        self.namespaces = V1.NamespaceOption(
-            network=NODE if host_network else POD,
-            pid=NODE if host_pid else POD if share_pid else CONTAINER,
-        )
-        self.config = V1.PodConfig(
-            metadata=V1.PodSandboxMetadata(name=name, uid=self.uid, namespace=namespace),
-            hostname="" if host_network else name,
-            log_directory=f"/var/log/pods/{namespace}_{name}_{self.uid}",
-            labels={**(labels or {}), **self.labels},
-            annotations={"kubernetes.io/config.source": "api", **(annotations or {})},
-            linux=V1.LinuxPod(
-                cgroup_parent="/" + self.cgroup,
-                security_context=V1.SandboxSecurity(
-                    namespace_options=self.namespaces,
-                    privileged=privileged,
-                    seccomp=V1.SecurityProfile(),
-                ),
-                sysctls=dict(sysctls or {}),
-            ),
-        )
 
     def start(self) -> Self:
         """Runs the sandbox: cgroup, namespaces, network."""
         Path(self.config.log_directory).mkdir(parents=True, exist_ok=True)
-        self._make_cgroup()
+        cgroups.make(self.cgroup, self.spec.limits)
         answer = self.runtime.call(
-            "RunPodSandbox", config=self.config, runtime_handler=self.runtime_handler
+            "RunPodSandbox", config=self.config, runtime_handler=self.spec.runtime_handler
         )
         self.id = answer.pod_sandbox_id
         return self
 
     def create(
-        self,
-        image: str,
-        command: Iterable[str] = (),
-        args: Iterable[str] = (),
-        *,
-        name: str = "",
-        attempt: int = 0,
-        env: Mapping[str, str] | None = None,
-        working_dir: str = "",
-        mounts: Iterable[Mapping[str, Any]] = (),
-        resources: Mapping[str, int] | None = None,
-        security: Mapping[str, Any] | None = None,
-        annotations: Mapping[str, str] | None = None,
-        stdin: bool = False,
-        tty: bool = False,
+        self, image: str, command: Iterable[str] = (), args: Iterable[str] = (), **described: Any
     ) -> Container:
-        """Creates a container and does not start it.
-
-        Args:
-            image: for example `localhost/redis:1`.
-            command: replaces the image's entrypoint.
-            args: replaces the image's command.
-            name: of the container; by default that of the image.
-            attempt: how often kubelet has restarted it.
-            env: environment variables.
-            working_dir: instead of the image's.
-            mounts: each with `container_path`, `host_path` and, if wanted, `readonly`, `propagation`.
-            resources: `cpu_period`, `cpu_quota` (microseconds), `cpu_shares`, `memory` (bytes),
-                `oom_score_adj`.
-            security: `run_as_user`, `run_as_group`, `supplemental_groups`, `readonly_rootfs`,
-                `no_new_privs`, `privileged`, `drop_all`, `add`, `drop` (capabilities), `unconfined`
-                (no seccomp profile).
-            annotations: of the container.
-            stdin: keep its standard input open.
-            tty: give it a terminal.
-        """
-        name = name or image.rpartition("/")[2].partition(":")[0]
-        config = V1.Config(
-            metadata=V1.Metadata(name=name, attempt=attempt),
-            image=V1.Image(image=image),
-            command=list(command),
-            args=list(args),
-            working_dir=working_dir,
-            envs=[V1.KeyValue(key=key, value=value) for key, value in (env or {}).items()],
-            mounts=[V1.Mount(**mount) for mount in mounts],
-            labels={**self.labels, "io.kubernetes.container.name": name},
-            annotations={
-                "io.kubernetes.container.restartCount": str(attempt),
-                "io.kubernetes.container.terminationMessagePolicy": "File",
-                "io.kubernetes.pod.terminationGracePeriod": "30",
-                **(annotations or {}),
-            },
-            log_path=f"{name}/{attempt}.log",
-            stdin=stdin,
-            tty=tty,
-            linux=V1.Linux(
-                resources=_resources(resources or {}),
-                security_context=_security(security or {}, self.namespaces),
-            ),
-        )
-        (Path(self.config.log_directory) / name).mkdir(exist_ok=True)
+        """Creates a container and does not start it; `described` is more of `ContainerSpec`."""
+        spec = ContainerSpec(image, command, args, **described)
+        (Path(self.config.log_directory) / spec.called()).mkdir(exist_ok=True)
         answer = self.runtime.call(
-            "CreateContainer", pod_sandbox_id=self.id, config=config, sandbox_config=self.config
+            "CreateContainer",
+            pod_sandbox_id=self.id,
+            config=spec.config(self.spec, self.uid),
+            sandbox_config=self.config,
         )
-        self.containers.append(Container(self, answer.container_id, name))
+        self.containers.append(Container(self, answer.container_id, spec.called()))
         return self.containers[-1]
 
     def run(self, image: str, *positional: Any, **named: Any) -> Container:
@@ -343,103 +241,13 @@ class Pod:
             self.runtime.call("RemovePodSandbox", pod_sandbox_id=self.id)
             self.id = ""
         shutil.rmtree(self.config.log_directory, ignore_errors=True)
-        remove_cgroup(self.cgroup)
+        cgroups.remove(self.cgroup)
 
     def __enter__(self) -> Self:
         return self if self.id else self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
-
-    def _make_cgroup(self) -> None:
-        """As kubelet does: the pod's cgroup is there, with its limits, before the sandbox."""
-        for root in hierarchies():
-            folder = root / self.cgroup
-            folder.mkdir(parents=True, exist_ok=True)
-            quota, memory = self.limits.get("cpu_quota", -1), self.limits.get("memory", -1)
-            wanted = {
-                "cpu.cfs_quota_us": str(quota) if quota > 0 else "",
-                "memory.limit_in_bytes": str(memory) if memory > 0 else "",
-                "cpu.max": f"{quota} 100000" if quota > 0 else "",
-                "memory.max": str(memory) if memory > 0 else "",
-            }
-            if (root / "cgroup.subtree_control").exists() and root == CGROUPS:
-                _pass_down(folder)
-            for item, value in wanted.items():
-                if value and (folder / item).exists():
-                    (folder / item).write_text(value, encoding="ascii")
-
-
-def hierarchies() -> list[Path]:
-    """The roots of all cgroup hierarchies of the node; one on cgroup v2."""
-    if (CGROUPS / "cgroup.procs").exists():
-        return [CGROUPS]
-    return sorted(path for path in CGROUPS.iterdir() if path.is_dir() and not path.is_symlink())
-
-
-def remove_cgroup(name: str, timeout: float = 5.0) -> None:
-    """Removes a cgroup that holds no process any more, in every hierarchy."""
-    for root in hierarchies():
-        deadline = time.monotonic() + timeout
-        while (root / name).exists() and time.monotonic() < deadline:
-            for folder, _, _ in os.walk(root / name, topdown=False):
-                try:
-                    Path(folder).rmdir()
-                except OSError:
-                    # The kernel is still taking its last process apart.
-                    time.sleep(0.02)
-
-
-def until(done: Callable[[], bool], timeout: float = 30.0) -> None:
-    """Asks again every 20 ms.
-
-    Raises:
-        TimeoutError: it never became true.
-    """
-    deadline = time.monotonic() + timeout
-    while not done():
-        if time.monotonic() > deadline:
-            message = f"not so after {timeout} s"
-            raise TimeoutError(message)
-        time.sleep(0.02)
-
-
-def _pass_down(folder: Path) -> None:
-    for path in (folder.parent, folder):
-        for controller in (
-            (path.parent / "cgroup.subtree_control").read_text(encoding="ascii").split()
-        ):
-            (path / "cgroup.subtree_control").write_text(f"+{controller}", encoding="ascii")
-
-
-def _resources(wanted: Mapping[str, int]) -> Any:
-    names = {"memory": "memory_limit_in_bytes"}
-    fields = {names.get(key, key): value for key, value in wanted.items()}
-    if "cpu_quota" in fields:
-        fields.setdefault("cpu_period", 100000)
-    return V1.Resources(**fields)
-
-
-def _security(wanted: Mapping[str, Any], namespaces: Any) -> Any:
-    fields = dict(wanted)
-    drop = ["ALL"] if fields.pop("drop_all", False) else list(fields.pop("drop", ()))
-    add = list(fields.pop("add", ()))
-    unconfined = fields.pop("unconfined", False)
-    for key in ("run_as_user", "run_as_group"):
-        if key in fields:
-            fields[key] = V1.Int64Value(value=fields[key])
-    return V1.Security(
-        capabilities=V1.Capability(add_capabilities=add, drop_capabilities=drop),
-        namespace_options=namespaces,
-        # Kubernetes' SeccompDefault: the runtime's profile unless told otherwise.
-        seccomp=V1.SecurityProfile(profile_type=1 if unconfined else 0),
-        **fields,
-    )
 
 
 def _text(data: bytes) -> str:

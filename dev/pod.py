@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 
-from dev.cri import STATES, Pod, remove_cgroup
+from dev import cgroups
+from dev.cri import STATES, Pod
 from dev.runtime import Runtime
 
 
@@ -77,7 +78,7 @@ def remove(options: argparse.Namespace) -> int:
         if options.all or item.metadata.name in options.names:
             runtime.call("StopPodSandbox", pod_sandbox_id=item.id)
             runtime.call("RemovePodSandbox", pod_sandbox_id=item.id)
-            remove_cgroup(f"kubepods/pod{item.metadata.uid}")
+            cgroups.remove(f"kubepods/pod{item.metadata.uid}")
             print(f"pod {item.metadata.namespace}/{item.metadata.name} removed")
             status = 0
     return 0 if options.all else status

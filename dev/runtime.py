@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 
+from dev import patience
 from ttrpc.messages import schema
 
 SOCKET = "unix:///run/containerd/containerd.sock"
@@ -108,6 +109,11 @@ class Runtime:
     def call(self, method: str, *, deadline: float = 120.0, **fields: Any) -> Any:
         """Calls a method of `runtime.v1.RuntimeService` and returns its response message.
 
+        Args:
+            method: its name.
+            deadline: seconds after which an idle machine has failed.
+            fields: of the request.
+
         Raises:
             grpc.RpcError: what the runtime answered.
         """
@@ -117,7 +123,7 @@ class Runtime:
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=getattr(V1, response).FromString,
         )
-        return invoke(getattr(V1, request)(**fields), timeout=deadline)
+        return invoke(getattr(V1, request)(**fields), timeout=patience.seconds(deadline))
 
     def close(self) -> None:
         """Closes the connection."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from typing import Any
+
+from dev import patience
 
 
 class ZeropodError(Exception):
@@ -26,7 +27,7 @@ def zeropod(*words: str, timeout: float = 120.0) -> Any:
         ["zeropod", *words, "-o", "json"],
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=patience.seconds(timeout),
         check=False,
     )
     if done.returncode:
@@ -48,19 +49,25 @@ def reach(reference: str, state: str, timeout: float = 30.0) -> dict[str, Any]:
     Raises:
         TimeoutError: it is not; the message holds `zeropod why`.
     """
-    deadline = time.monotonic() + timeout
     found: dict[str, Any] = {}
-    while time.monotonic() < deadline:
+
+    def reached() -> bool:
         try:
-            found = info(reference)
+            found.update(info(reference))
         except ZeropodError as error:
-            found = {"state": f"none ({error})"}
-        if found["state"] == state:
-            return found
-        time.sleep(0.05)
+            found.update(state=f"none ({error})")
+        return bool(found["state"] == state)
+
     try:
-        why = zeropod("why", reference)[0]["text"]
+        patience.until(reached, timeout, pause=0.05)
+    except TimeoutError as error:
+        message = f"{reference} is {found['state']}, not {state}: {_why(reference)}"
+        raise TimeoutError(message) from error
+    return found
+
+
+def _why(reference: str) -> str:
+    try:
+        return str(zeropod("why", reference)[0]["text"])
     except ZeropodError as error:
-        why = str(error)
-    message = f"{reference} is {found.get('state')} after {timeout} s, not {state}: {why}"
-    raise TimeoutError(message)
+        return str(error)

@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from node import sleepers
+from node.lines import Closing, Lines
 from node.sleepers import SCALEDOWN
 
-from dev import cri
+from dev import cri, patience
 from ttrpc.errors import TtrpcError
 
 SERVERS = Path(__file__).parent / "servers"
@@ -26,8 +26,11 @@ PORT = 7000
 NODE = "10.88.0.1"
 """The node's own address on the pods' bridge."""
 
-PATIENCE = 15.0
+ENOUGH = 15.0
 """Seconds for anything that must happen; a machine under load may need a few."""
+
+PATIENCE = patience.seconds(ENOUGH)
+"""The same on this machine, for sockets and threads."""
 
 
 def server(name: str, *arguments: object) -> list[str]:
@@ -36,12 +39,9 @@ def server(name: str, *arguments: object) -> list[str]:
     return ["python3", "-u", "-c", text, *map(str, arguments)]
 
 
-def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+def until(condition: Callable[[], object], seconds: float = ENOUGH) -> None:
     """Wait for a condition; fail when it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        time.sleep(0.02)
+    patience.until(condition, seconds)
 
 
 class Sleeper(sleepers.Sleeper):
@@ -153,35 +153,32 @@ class Sleepers:
             sleeper.check()
 
 
-class Talker:
+class Talker(Lines):
     """A TCP client of servers/talker.py."""
 
-    def __init__(self, address: str, port: int = PORT, timeout: float = PATIENCE) -> None:
-        self.sock = socket.create_connection((address, port), timeout)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.lines = self.sock.makefile("rb")
+    def __init__(self, address: str, port: int = PORT) -> None:
+        super().__init__(address, port, ENOUGH)
 
     @classmethod
-    def patiently(cls, address: str, port: int = PORT, seconds: float = PATIENCE) -> Talker:
+    def patiently(cls, address: str, port: int = PORT) -> Talker:
         """Connect as soon as somebody listens."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                return cls(address, port)
-            except ConnectionRefusedError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
+        found: list[Talker] = []
+
+        def connected() -> bool:
+            with contextlib.suppress(ConnectionRefusedError):
+                found.append(cls(address, port))
+            return bool(found)
+
+        until(connected)
+        return found[0]
 
     def say(self, *words: object) -> None:
         """Send a line."""
-        self.sock.sendall(" ".join(map(str, words)).encode() + b"\n")
+        self.write(" ".join(map(str, words)))
 
     def hear(self) -> str:
         """Receive a line."""
-        line = self.lines.readline()
-        assert line.endswith(b"\n"), f"the connection ended after {line!r}"
-        return line.decode().strip()
+        return self.read()
 
     def ask(self, *words: object) -> str:
         """Send a question and return its answer."""
@@ -196,29 +193,8 @@ class Talker:
         """Wait until this is the last line that came over a connection the application opened."""
         until(lambda: self.ask_json("heard")[-1][-1:] == [line])
 
-    def close(self) -> None:
-        """Hang up."""
-        self.lines.close()
-        self.sock.close()
 
-    def reset(self) -> None:
-        """Hang up with an RST."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        self.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Datagrams:
+class Datagrams(Closing):
     """A UDP client of servers/datagrams.py."""
 
     def __init__(self, address: str, port: int = PORT) -> None:
@@ -239,19 +215,12 @@ class Datagrams:
         except (TimeoutError, ConnectionRefusedError):
             return ""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Give up the socket."""
         self.sock.close()
 
 
-class Listener:
+class Listener(Closing):
     """Somebody on the node whom an application calls."""
 
     def __init__(self, address: str) -> None:
@@ -267,14 +236,7 @@ class Listener:
         self._accepted.append(sock)
         return sock
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Hang up, on callers too."""
         for sock in (*self._accepted, self._listener):
             sock.close()

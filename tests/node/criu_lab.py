@@ -11,13 +11,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from bpf import syscall
 from checkpointer import supervisor
+from dev import patience
 
 INIT = Path("/opt/zeropod/container/init")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -93,11 +93,7 @@ T = TypeVar("T")
 
 def until(condition: Callable[[], object], seconds: float = 10) -> None:
     """Wait for a condition; fail when it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"did not happen within {seconds} s")
-        time.sleep(0.005)
+    patience.until(condition, seconds, pause=0.005)
 
 
 class Container:
@@ -190,9 +186,11 @@ class Client:
     """A connection to the application that was open before whatever happens to it."""
 
     def __init__(self, container: Container, port: int) -> None:
-        self._socket = container.inside(lambda: socket.create_connection(("127.0.0.1", port), 5))
+        self._socket = container.inside(
+            lambda: socket.create_connection(("127.0.0.1", port), patience.seconds(5))
+        )
         self._lines = 0
-        self._socket.settimeout(10)
+        self._socket.settimeout(patience.seconds(10))
 
     def ask(self) -> str:
         """Send a line; return the digest of the application's memory. Fails if an earlier line got lost."""

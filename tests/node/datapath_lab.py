@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from dev import patience
 from redirector import netns
 from redirector.endpoints import Wake
 from redirector.hold import Hold
@@ -23,6 +24,7 @@ LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
+PATIENCE = patience.seconds(5)  # for anything that must happen
 
 
 class Namespace:
@@ -78,7 +80,7 @@ class Lab:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address or ANY[family], port))
         listener.listen(128)
-        listener.settimeout(5)
+        listener.settimeout(PATIENCE)
         return listener
 
     def datagrams(self, family: int) -> socket.socket:
@@ -86,7 +88,7 @@ class Lab:
         receiver = self.pod.socket(family, socket.SOCK_DGRAM)
         receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         receiver.bind((ANY[family], 0))
-        receiver.settimeout(5)
+        receiver.settimeout(PATIENCE)
         return receiver
 
     def dial(self, listener: socket.socket, space: Namespace | None = None) -> socket.socket:
@@ -100,7 +102,7 @@ class Lab:
     def accept(self, listener: socket.socket) -> socket.socket:
         """Return the next connection of a listener."""
         accepted, _ = listener.accept()
-        accepted.settimeout(5)
+        accepted.settimeout(PATIENCE)
         self._accepted.append(accepted)
         return accepted
 
@@ -115,7 +117,7 @@ class Lab:
         """Return a connection that is open: the client's end and the pod's."""
         caller = self.dial(listener)
         accepted = self.accept(listener)
-        caller.settimeout(5)
+        caller.settimeout(PATIENCE)
         assert is_connected(caller)
         return caller, accepted
 
@@ -132,10 +134,7 @@ def port_of(sock: socket.socket) -> int:
 
 def until(condition: Callable[[], object], seconds: float = 5) -> None:
     """Wait for a condition; fail when it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        time.sleep(0.005)
+    patience.until(condition, seconds, pause=0.005)
 
 
 def is_readable(sock: socket.socket, seconds: float = 0.1) -> bool:
@@ -143,7 +142,7 @@ def is_readable(sock: socket.socket, seconds: float = 0.1) -> bool:
     return bool(select.select([sock], [], [], seconds)[0])
 
 
-def is_connected(caller: socket.socket, seconds: float = 5) -> bool:
+def is_connected(caller: socket.socket, seconds: float = PATIENCE) -> bool:
     """Tell whether a connect that was started succeeds; raise when it is refused."""
     if not select.select([], [caller], [], seconds)[1]:
         return False
@@ -153,7 +152,7 @@ def is_connected(caller: socket.socket, seconds: float = 5) -> bool:
     return True
 
 
-def wake_of(hold: Hold, seconds: float = 5) -> Wake | None:
+def wake_of(hold: Hold, seconds: float = PATIENCE) -> Wake | None:
     """Return the next reason to wake, None when none comes within `seconds`."""
     deadline = time.monotonic() + seconds
     while True:

@@ -11,14 +11,14 @@ import json
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from node.lines import Lines
 
 from checkpointer import api, settings
-from dev import cri
+from dev import cri, patience
 from ttrpc import blocking
 from ttrpc.errors import TtrpcError
 
@@ -51,13 +51,11 @@ server.serve_forever(0.1)
 """
 
 
-class Talk:
+class Talk(Lines):
     """One connection to a `SERVER`."""
 
     def __init__(self, address: str, timeout: float = 20.0, port: int = PORT) -> None:
-        self._timeout = timeout
-        self._stream = socket.create_connection((address, port), timeout=timeout)
-        self._lines = self._stream.makefile("rb")
+        super().__init__(address, port, timeout)
 
     def ask(self, expression: str) -> Any:
         """What the application makes of a Python expression."""
@@ -66,41 +64,11 @@ class Talk:
 
     def send(self, expression: str) -> None:
         """Ask without waiting."""
-        self._stream.sendall(expression.encode() + b"\n")
+        self.write(expression)
 
     def answer(self) -> Any:
         """The next answer."""
-        line = self._lines.readline()
-        if not line:
-            raise ConnectionError("the application has closed the connection")
-        return json.loads(line)
-
-    def quiet(self) -> bool:
-        """Whether nothing has come: no answer, no end, no reset."""
-        self._stream.setblocking(False)
-        try:
-            self._stream.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        finally:
-            self._stream.settimeout(self._timeout)
-        return False
-
-    def close(self) -> None:
-        """End the connection."""
-        self._lines.close()
-        self._stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        return json.loads(self.read())
 
 
 class Sleeper:
@@ -142,15 +110,18 @@ class Sleeper:
         Raises:
             TimeoutError: it is in another one.
         """
-        deadline = time.monotonic() + timeout
         found: dict[str, Any] = {"state": "unknown"}
-        while time.monotonic() < deadline:
+
+        def reached() -> bool:
             with contextlib.suppress(TtrpcError):
-                found = self.info()
-                if found["state"] in states:
-                    return found
-            time.sleep(0.02)
-        raise TimeoutError(f"not {states} after {timeout} s: {found}")
+                found.update(self.info())
+            return found["state"] in states
+
+        try:
+            patience.until(reached, timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"not {states} after {timeout} s: {found}") from error
+        return found
 
     def talk(self, timeout: float = 20.0) -> Talk:
         """A new connection to it."""
@@ -240,7 +211,7 @@ def known(sleeper: Sleeper) -> None:
 
 def command(address: str, *words: str, timeout: float = 20.0) -> str:
     """What redis answers to one command."""
-    with socket.create_connection((address, 6379), timeout=timeout) as stream:
+    with socket.create_connection((address, 6379), patience.seconds(timeout)) as stream:
         stream.sendall(" ".join(words).encode() + b"\r\n")
         return stream.recv(65536).decode().strip()
 
@@ -258,7 +229,7 @@ def call(method: str, reference: str = "", timeout: float = 90.0) -> list[dict[s
     query = api.m.Query(namespace=namespace, pod=pod, container=container)
     answer = api.m.Explanations if method == "Why" else api.m.Infos
     with blocking.Client(settings.Settings().socket) as client:
-        found = client.call(api.SERVICE, method, query, answer, timeout=timeout)
+        found = client.call(api.SERVICE, method, query, answer, timeout=patience.seconds(timeout))
     if method == "Why":
         return [{"state": one.info.state, "text": one.text} for one in found.explanations]
     return [
@@ -270,7 +241,9 @@ def call(method: str, reference: str = "", timeout: float = 90.0) -> list[dict[s
 def helpers() -> dict[str, int]:
     """The daemon's long-lived helpers: name and pid."""
     with blocking.Client(settings.Settings().socket) as client:
-        found = client.call(api.SERVICE, "Status", api.m.Empty(), api.m.Status, timeout=10)
+        found = client.call(
+            api.SERVICE, "Status", api.m.Empty(), api.m.Status, timeout=patience.seconds(10)
+        )
     return dict(found.helpers)
 
 

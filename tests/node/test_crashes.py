@@ -27,7 +27,7 @@ from node.sleepers import Sleeper
 from bpf.maps import Maps
 from bpf.pins import Pins
 from checkpointer import settings
-from dev import cri
+from dev import cgroups, cri
 from ttrpc.errors import TtrpcError
 
 Pods = Callable[..., cri.Pod]
@@ -76,7 +76,9 @@ def kill_daemon_cgroup() -> None:
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         number, controllers, path = line.split(":", 2)
         if "pids" in controllers.split(",") or number == "0":
-            root = next((r for r in cri.hierarchies() if "pids" in r.name.split(",")), cri.CGROUPS)
+            root = next(
+                (r for r in cgroups.hierarchies() if "pids" in r.name.split(",")), cgroups.ROOT
+            )
             if (root / path.lstrip("/") / "cgroup.procs").exists() and path != "/":
                 for word in (root / path.lstrip("/") / "cgroup.procs").read_text().split():
                     kill(int(word))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from node import sleepers
 
-from dev import cri
+from dev import cgroups, cri
 from ttrpc.errors import TtrpcError
 
 Pods = Callable[..., cri.Pod]
@@ -157,8 +157,8 @@ def _try_to_sleep(one: sleepers.Sleeper) -> None:
 
 
 def _inside(one: sleepers.Sleeper) -> list[int]:
-    root = cri.hierarchies()[0]
-    for hierarchy in cri.hierarchies():
+    root = cgroups.hierarchies()[0]
+    for hierarchy in cgroups.hierarchies():
         if (hierarchy / one.container.pod.cgroup / one.container.id).exists():
             root = hierarchy
             break

@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from dev import cri
+from dev import cgroups, cri
 
 ECHO = """
 import socketserver, socket
@@ -114,8 +114,8 @@ def test_limits_of_container_and_pod(pods: Callable[..., cri.Pod]) -> None:
         ["sleep", "1000"],
         resources={"cpu_quota": 10000, "memory": 64 << 20},
     )
-    unified = cri.hierarchies() == [cri.CGROUPS]
-    memory = cri.CGROUPS / ("" if unified else "memory") / pod.cgroup
+    unified = cgroups.unified()
+    memory = cgroups.ROOT / ("" if unified else "memory") / pod.cgroup
     item = "memory.max" if unified else "memory.limit_in_bytes"
     assert int((memory / item).read_text()) == 128 << 20
     assert int((memory / one.id / item).read_text()) == 64 << 20

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from node import sleepers
 
-from dev import cri
+from dev import cgroups, cri
 
 Run = Callable[..., cri.Result]
 Pods = Callable[..., cri.Pod]
@@ -130,7 +130,7 @@ def test_resources_can_be_changed_asleep(pods: Pods) -> None:
     one.container.update(memory=256 << 20)
     assert one.ask("1") == 1
     limit = memory_item("memory.max", "memory.limit_in_bytes")
-    [path] = [group / limit for group in cgroups(one.container) if (group / limit).exists()]
+    [path] = [group / limit for group in groups(one.container) if (group / limit).exists()]
     assert int(path.read_text()) == 256 << 20
     assert one.tree()[0] in map(int, (path.parent / "cgroup.procs").read_text().split())
 
@@ -287,21 +287,21 @@ def test_one_transition_one_line(pods: Pods) -> None:
 # --- what the kernel counts -------------------------------------------------------------------------------------------
 
 
-def cgroups(container: cri.Container) -> list[Path]:
+def groups(container: cri.Container) -> list[Path]:
     """The container's cgroup in every hierarchy."""
-    found = [root / container.pod.cgroup / container.id for root in cri.hierarchies()]
+    found = [root / container.pod.cgroup / container.id for root in cgroups.hierarchies()]
     return [path for path in found if path.exists()]
 
 
 def memory_item(v2: str, v1: str) -> str:
     """The name of a file of the memory controller."""
-    return v2 if cri.hierarchies() == [cri.CGROUPS] else v1
+    return v2 if cgroups.unified() else v1
 
 
 def cgroup_pids(container: cri.Container) -> list[int]:
     """Every process in any of the container's cgroups."""
     found: set[int] = set()
-    for group in cgroups(container):
+    for group in groups(container):
         found |= set(map(int, (group / "cgroup.procs").read_text().split()))
     return sorted(found)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from node import sleepers
 
-from dev import cri
+from dev import cgroups, cri
 
 Pods = Callable[..., cri.Pod]
 
@@ -160,10 +160,10 @@ def test_cpu_limit(pods: Pods, level: str) -> None:
 
 def cpu_files(folder: str) -> tuple[Path, Path]:
     """The CPU limit and the statistics of a cgroup."""
-    if cri.hierarchies() == [cri.CGROUPS]:
-        return cri.CGROUPS / folder / "cpu.max", cri.CGROUPS / folder / "cpu.stat"
+    if cgroups.unified():
+        return cgroups.ROOT / folder / "cpu.max", cgroups.ROOT / folder / "cpu.stat"
     root = next(
-        root for root in cri.hierarchies() if (root / folder / "cpu.cfs_quota_us").exists()
+        root for root in cgroups.hierarchies() if (root / folder / "cpu.cfs_quota_us").exists()
     )
     return root / folder / "cpu.cfs_quota_us", root / folder / "cpu.stat"
 
