@@ -145,6 +145,8 @@ class Actor:
                     self.post(lifecycle.WakeAsked(container.off_cause))
             self._log(before.state)
             self._observe(container, before.state)
+        elif after.reason != before.reason:
+            self._observe(container, before.state)  # held, or failed and tried again
         async with self._settled:
             self._settled.notify_all()
 
@@ -200,12 +202,12 @@ class Actor:
         except sleep.CalledOff as off:
             self.post(lifecycle.SleepCalledOff(off.cause))
         except errors.Refused as refused:
-            self.post(lifecycle.SleepRefused(refused.reason))
+            self.post(lifecycle.SleepRefused(refused.reason, refused.kind))
         except errors.DumpError as error:
             self._dump_failed(error)
         except Exception as error:
             logger.warning("sleep.failed", exc_info=error)
-            self.post(lifecycle.SleepFailed(_reason(error)))
+            self.post(lifecycle.SleepFailed(_reason(error), errors.kind_of(error)))
         else:
             self.container.times.sleeps += 1
             self.post(lifecycle.Slept())
@@ -215,29 +217,40 @@ class Actor:
     def _dump_failed(self, error: errors.DumpError) -> None:
         logger.warning(
             "sleep.failed",
-            extra={"reason": error.reason, "criu": " | ".join(error.lines), "log": error.log},
+            extra={
+                "reason": error.reason,
+                "kind": error.kind,
+                "criu": " | ".join(error.lines),
+                "log": error.log,
+            },
         )
         if error.outcome is errors.Outcome.LOST:
-            self.post(lifecycle.Lost(error.reason))
+            self.post(lifecycle.Lost(error.reason, error.kind))
         else:
-            self.post(lifecycle.SleepFailed(error.reason))
+            self.post(lifecycle.SleepFailed(error.reason, error.kind))
 
     async def _wake(self, woken: asyncio.Future[None]) -> None:
         try:
             await woken
-        except wake.NoRoom as full:
-            self.post(lifecycle.WakeHeld(str(full)))
+        except errors.NoRoom as full:
+            if full.reason != self.container.life.reason:
+                logger.warning("wake.held", extra={"reason": full.reason, "kind": full.kind})
+            self.post(lifecycle.WakeHeld(full.reason, full.kind))
         except errors.RestoreError as error:
             logger.warning(
                 "wake.failed",
-                extra={"reason": error.reason, "criu": " | ".join(error.lines), "log": error.log},
+                extra={
+                    "reason": error.reason,
+                    "kind": error.kind,
+                    "criu": " | ".join(error.lines),
+                    "log": error.log,
+                },
             )
-            self.post(
-                lifecycle.WakeFailed(error.reason) if error.retry else lifecycle.Lost(error.reason)
-            )
+            failed = lifecycle.WakeFailed if error.retry else lifecycle.Lost
+            self.post(failed(error.reason, error.kind))
         except Exception as error:
             logger.warning("wake.failed", exc_info=error)
-            self.post(lifecycle.WakeFailed(_reason(error)))
+            self.post(lifecycle.WakeFailed(_reason(error), errors.kind_of(error)))
         else:
             self.container.times.wakes += 1
             self.container.times.wake_cause = self.container.life.cause
@@ -262,7 +275,7 @@ class Actor:
         except Exception as error:
             logger.warning("drain.failed", exc_info=error)
             self.container.drain = None
-            self.post(lifecycle.Lost(_reason(error)))
+            self.post(lifecycle.Lost(_reason(error), errors.kind_of(error)))
         logger.info("drain.complete", extra={"ms": 1e3 * (time.monotonic() - started)})
 
     async def _drained(self) -> None:
@@ -410,7 +423,7 @@ class Actor:
             phases = times.wake
         extra: dict[str, object] = {"cause": life.cause}
         if life.reason:
-            extra["reason"] = life.reason
+            extra |= {"reason": life.reason, "kind": life.kind}
         if phases:
             extra["ms"] = times.total(phases)
             extra |= {f"ms_{name}": value for name, value in phases.items()}

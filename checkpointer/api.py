@@ -80,6 +80,7 @@ m = messages.schema(
             (24, "held_frames", "int64"),
             (25, "dropped_frames", "int64"),
             (26, "look_in", "double"),
+            (27, "kind", "string"),  # of `reason`, see kinds.py
         ],
         "Query": [(1, "namespace", "string"), (2, "pod", "string"), (3, "container", "string")],
         "Infos": [(1, "containers", "repeated Info")],

@@ -99,7 +99,8 @@ class Cli:
         clock = time.strftime("%H:%M:%S", time.localtime(transition.time))
         what = f"{info.namespace}/{info.pod}/{info.container} {transition.before} -> {info.state} ({info.cause})"
         took = info.wake_ms if info.state == "RUNNING" and transition.before == "WAKING" else 0.0
-        print(f"{clock} {what}" + (f" {tables.milliseconds(took)}" if took else ""), flush=True)
+        took_ms = f" {tables.milliseconds(took)}" if took else ""
+        print(f"{clock} {what}{took_ms}" + (f": {info.reason}" if info.reason else ""), flush=True)
 
     def _dump(self, value: object) -> int:
         print(json.dumps(value, indent=2))

@@ -24,9 +24,11 @@ from checkpointer.errors import (
     Outcome,
     Refused,
     SupervisorError,
+    kind_of,
 )
 from checkpointer.held import Held
 from checkpointer.images import Image, Staged, Store
+from checkpointer.kinds import Kind
 from checkpointer.manifest import Manifest
 from checkpointer.processes import Security, Tuning
 from checkpointer.supervisor import Signal, State, Supervisor, Target
@@ -97,14 +99,17 @@ def dump(
     supervisor = Supervisor(target.supervisor_pid)
     application = supervisor.application()
     if supervisor.state() is not State.RUN or application is None:
-        raise DumpError(f"there is no running application (supervisor: {supervisor.state().name})")
+        raise DumpError(
+            f"there is no running application (supervisor: {supervisor.state().name})",
+            kind=Kind.NOT_RUNNING,
+        )
     try:
         image = store.load(target.container_id)
     except ImageError:
         image = None  # a damaged one, or another boot's: it is dropped below
     if image is not None and (drain := lazy.find(image)) is not None:
         drain.close()
-        raise DumpError("pages of the last wake are still being loaded")
+        raise DumpError("pages of the last wake are still being loaded", kind=Kind.PAGES_COMING)
     store.drop(target.container_id)  # of an earlier sleep: the application has run on since
     with store.stage(target.container_id) as staged:
         return _Dump(zygotes, target, store, staged, application, frozen).run(timeout)
@@ -316,7 +321,7 @@ class _Dump:
             return DumpError(message, lines, kept, outcome=Outcome.LOST)
         _log.info("dump.resumed container=%s: %s", self._target.container_id, rescued.report)
         if isinstance(error, (CheckpointerError, OSError)):
-            return DumpError(reason, lines, kept, refused=refused)
+            return DumpError(reason, lines, kept, kind=kind_of(error, lines), refused=refused)
         return error  # a mistake of the caller's callback
 
 

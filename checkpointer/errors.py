@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from pathlib import Path
 
+from checkpointer.kinds import Kind, is_full, tells_full
+
 
 class Outcome(enum.Enum):
     """What became of the application when a dump failed."""
@@ -18,15 +20,27 @@ class CheckpointerError(Exception):
 
     Attributes:
         reason: One sentence: what failed and why.
+        kind: The same as a stable word, for metrics.
     """
 
-    def __init__(self, reason: str) -> None:
+    usual = Kind.INTERNAL
+
+    def __init__(self, reason: str, *, kind: Kind | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.kind = kind or self.usual
 
 
 class Refused(CheckpointerError):
     """Raised inside a dump's `frozen` callback to call the dump off; the application resumes."""
+
+    usual = Kind.UNSUPPORTED
+
+
+class NoRoom(CheckpointerError):
+    """The application does not fit now; nothing of it is left, and its image is whole."""
+
+    usual = Kind.NO_ROOM_NODE
 
 
 class Missing(CheckpointerError):
@@ -36,13 +50,19 @@ class Missing(CheckpointerError):
 class SupervisorError(CheckpointerError):
     """The supervisor does not answer, or has died."""
 
+    usual = Kind.SUPERVISOR
+
 
 class ZygoteError(CheckpointerError):
     """No criu could be started: the bundle, the zygote or a namespace is at fault."""
 
+    usual = Kind.NO_CRIU
+
 
 class ImageError(CheckpointerError):
     """An image cannot be written, or must not be used."""
+
+    usual = Kind.IMAGE_CORRUPT
 
 
 class EvidenceError(CheckpointerError):
@@ -53,8 +73,15 @@ class EvidenceError(CheckpointerError):
         log: Where the log was kept, if it was.
     """
 
-    def __init__(self, reason: str, lines: tuple[str, ...] = (), log: Path | None = None) -> None:
-        super().__init__(reason)
+    def __init__(
+        self,
+        reason: str,
+        lines: tuple[str, ...] = (),
+        log: Path | None = None,
+        *,
+        kind: Kind | None = None,
+    ) -> None:
+        super().__init__(reason, kind=kind)
         self.lines = lines
         self.log = log
 
@@ -74,7 +101,8 @@ class CriuError(EvidenceError):
     def __init__(
         self, reason: str, *, errno: int = 0, gone: bool = False, hung: bool = False
     ) -> None:
-        super().__init__(reason)
+        kind = Kind.CRIU_KILLED if gone else Kind.CRIU_HUNG if hung else Kind.CRIU_FAILED
+        super().__init__(reason, kind=kind)
         self.errno = errno
         self.gone = gone
         self.hung = hung
@@ -94,10 +122,11 @@ class DumpError(EvidenceError):
         lines: tuple[str, ...] = (),
         log: Path | None = None,
         *,
+        kind: Kind | None = None,
         outcome: Outcome = Outcome.RUNNING,
         refused: bool = False,
     ) -> None:
-        super().__init__(reason, lines, log)
+        super().__init__(reason, lines, log, kind=Kind.LOST if outcome is Outcome.LOST else kind)
         self.outcome = outcome
         self.refused = refused
 
@@ -115,7 +144,19 @@ class RestoreError(EvidenceError):
         lines: tuple[str, ...] = (),
         log: Path | None = None,
         *,
+        kind: Kind | None = None,
         retry: bool = True,
     ) -> None:
-        super().__init__(reason, lines, log)
+        super().__init__(reason, lines, log, kind=kind)
         self.retry = retry
+
+
+def kind_of(error: BaseException, lines: tuple[str, ...] = ()) -> Kind:
+    """Return the kind of any error; `lines` are criu's, which may know better."""
+    found = error.kind if isinstance(error, CheckpointerError) else Kind.INTERNAL
+    if is_full(error) or (found in _CRIUS and any(map(tells_full, lines))):
+        return Kind.DISK_FULL
+    return found
+
+
+_CRIUS = frozenset({Kind.CRIU_FAILED, Kind.CRIU_KILLED})

@@ -30,6 +30,7 @@ def info(record: containers.Record, container: Container | None) -> Any:
         since=container.since,
         cause=life.cause,
         reason=_shown(life.reason),
+        kind=life.kind or "",
         image_bytes=container.image.manifest.total_bytes if container.image else 0,
         wake_ms=times.total(times.wake),
         wake_cause=times.wake_cause,

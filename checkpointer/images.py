@@ -23,6 +23,7 @@ from typing import Self
 from checkpointer import manifest as manifests
 from checkpointer import processes
 from checkpointer.errors import ImageError
+from checkpointer.kinds import Kind, is_full
 from checkpointer.manifest import Manifest
 
 _log = logging.getLogger(__name__)
@@ -67,7 +68,9 @@ class Image:
             ImageError: the application has already run from this image.
         """
         if (self.path / _RELEASED).exists():
-            raise ImageError("the image was used: its application has run on since")
+            raise ImageError(
+                "the image was used: its application has run on since", kind=Kind.IMAGE_USED
+            )
         (self.path / _BEGUN).touch(0o600)
 
     def release(self) -> None:
@@ -151,12 +154,12 @@ class Staged:
             self._sync(self.path)
             self.path.rename(target)
         except OSError as error:
-            raise ImageError(f"the image cannot be written: {error}") from error
+            raise _unwritable(error) from error
         try:
             self._sync(self._store.images)
         except OSError as error:
             remove(target)
-            raise ImageError(f"the image cannot be written: {error}") from error
+            raise _unwritable(error) from error
         self.path = target
         self.image = Image(target, manifest)
         return self.image
@@ -222,11 +225,18 @@ class Store:
                 raise ImageError("the image has no manifest") from None
             return None
         if manifest.container_id != container_id:
-            raise ImageError(f"the image is of another container, {manifest.container_id}")
+            raise ImageError(
+                f"the image is of another container, {manifest.container_id}",
+                kind=Kind.IMAGE_FOREIGN,
+            )
         if manifest.boot_id != manifests.boot_id():
-            raise ImageError("the image is from before the machine was started")
+            raise ImageError(
+                "the image is from before the machine was started", kind=Kind.IMAGE_FOREIGN
+            )
         if manifest.kernel != manifests.kernel():
-            raise ImageError(f"the image is from another kernel, {manifest.kernel}")
+            raise ImageError(
+                f"the image is from another kernel, {manifest.kernel}", kind=Kind.IMAGE_FOREIGN
+            )
         return Image(path, manifest)
 
     def all(self) -> list[str]:
@@ -284,6 +294,11 @@ class Store:
     def _entries(self) -> Iterator[Path]:
         for directory in (self.images, self._staging, self._failed):
             yield from directory.iterdir()
+
+
+def _unwritable(error: OSError) -> ImageError:
+    kind = Kind.DISK_FULL if is_full(error) else Kind.IMAGE_UNWRITABLE
+    return ImageError(f"the image cannot be written: {error}", kind=kind)
 
 
 def _failed_at(path: Path) -> int:

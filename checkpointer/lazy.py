@@ -23,6 +23,7 @@ from bpf import syscall
 from checkpointer import processes
 from checkpointer.errors import RestoreError
 from checkpointer.images import Image
+from checkpointer.kinds import Kind
 from checkpointer.manifest import Manifest
 from checkpointer.worker import Worker
 from checkpointer.zygote import Zygotes
@@ -103,7 +104,7 @@ class Drain:
         try:
             started = processes.start_time(worker.pid), processes.start_time(guardian)
         except ProcessLookupError as error:
-            raise RestoreError("the page daemon ended at once") from error
+            raise RestoreError("the page daemon ended at once", kind=Kind.PAGE_DAEMON) from error
         return cls(directory, worker.pid, guardian, *started, worker.guardian)
 
     def ready(self) -> None:
@@ -115,7 +116,7 @@ class Drain:
         deadline = time.monotonic() + _START_SECONDS
         while not (self.directory / SOCKET).exists():
             if self.state() is not Drained.RUNNING or time.monotonic() > deadline:
-                raise RestoreError("the page daemon did not start")
+                raise RestoreError("the page daemon did not start", kind=Kind.PAGE_DAEMON)
             time.sleep(_POLL)
 
     def hold(self) -> None:
@@ -132,7 +133,7 @@ class Drain:
             while (state := self.state()) is Drained.RUNNING and time.monotonic() < deadline:
                 time.sleep(_POLL)
             if state is not Drained.OK:
-                raise RestoreError("the page daemon ended early") from error
+                raise RestoreError("the page daemon ended early", kind=Kind.PAGE_DAEMON) from error
 
     def _hold(self) -> None:
         pidfd = os.pidfd_open(self.pid)
@@ -151,10 +152,12 @@ class Drain:
 
     def _send(self, fds: list[int]) -> None:
         if self._guardian is None:
-            raise RestoreError("the guardian of the page daemon cannot be reached")
+            raise RestoreError(
+                "the guardian of the page daemon cannot be reached", kind=Kind.PAGE_DAEMON
+            )
         socket.send_fds(self._guardian, [_HOLD * len(fds)], fds)
         if not self._guardian.recv(1):
-            raise RestoreError("the guardian of the page daemon is gone")
+            raise RestoreError("the guardian of the page daemon is gone", kind=Kind.PAGE_DAEMON)
 
     def state(self) -> Drained:
         """Say how it stands, without waiting."""

@@ -7,6 +7,9 @@ and an image is never given up because a restore failed once.
 
 import dataclasses
 import enum
+from typing import Any
+
+from checkpointer.kinds import Kind
 
 
 class State(enum.StrEnum):
@@ -29,6 +32,7 @@ class Life:
         failed_wakes: Restores that failed in a row; past `MAX_WAKES` the container is given to the runtime.
         cause: Why the current state was entered ("idle", "tcp-connect", "exec", ...).
         reason: Why the container is not asleep although it was tried; "" when nothing stands in the way.
+        kind: The reason as a stable word; None without one.
     """
 
     state: State = State.RUNNING
@@ -36,6 +40,7 @@ class Life:
     failed_wakes: int = 0
     cause: str = "started"
     reason: str = ""
+    kind: Kind | None = None
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -65,6 +70,7 @@ class SleepRefused:
     """Looked at before anything was touched: this cannot be checkpointed as it is now."""
 
     reason: str
+    kind: Kind = Kind.INTERNAL
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,6 +78,7 @@ class SleepFailed:
     """criu or the file system failed; the application runs on."""
 
     reason: str
+    kind: Kind = Kind.INTERNAL
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,13 +98,15 @@ class WakeFailed:
     """A restore failed; the image is whole."""
 
     reason: str
+    kind: Kind = Kind.INTERNAL
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WakeHeld:
-    """There is no room for the application now; nothing was tried."""
+    """There is no room for the application now; nothing of it is left, if anything was tried."""
 
     reason: str
+    kind: Kind = Kind.INTERNAL
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,6 +119,7 @@ class Lost:
     """No application, no image: must be impossible, and is said loudly."""
 
     reason: str
+    kind: Kind = Kind.INTERNAL
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -210,7 +220,9 @@ def step(life: Life, event: Event) -> tuple[Life, list[Effect]]:
     if life.state is State.GONE:
         return life, []
     if isinstance(event, Lost):
-        return _to(life, State.GONE, "lost", reason=event.reason), [Fail(event.reason)]
+        return _to(life, State.GONE, "lost", reason=event.reason, kind=event.kind), [
+            Fail(event.reason)
+        ]
     match life.state:
         case State.RUNNING:
             return _running(life, event)
@@ -233,10 +245,10 @@ def _running(life: Life, event: Event) -> tuple[Life, list[Effect]]:
 def _sleeping(life: Life, event: Event) -> tuple[Life, list[Effect]]:
     match event:
         case Slept():
-            return _to(life, State.ASLEEP, life.cause, failed_sleeps=0, reason=""), []
+            return _to(life, State.ASLEEP, life.cause, failed_sleeps=0, reason="", kind=None), []
         case SleepCalledOff(cause):
-            return _to(life, State.RUNNING, cause, reason=""), [Rest(0.0)]
-        case SleepRefused(reason) | SleepFailed(reason):
+            return _to(life, State.RUNNING, cause, reason="", kind=None), [Rest(0.0)]
+        case SleepRefused(reason, kind) | SleepFailed(reason, kind):
             failures = life.failed_sleeps + 1
             after = _to(
                 life,
@@ -244,6 +256,7 @@ def _sleeping(life: Life, event: Event) -> tuple[Life, list[Effect]]:
                 "refused" if isinstance(event, SleepRefused) else "sleep-failed",
                 failed_sleeps=failures,
                 reason=reason,
+                kind=kind,
             )
             return after, [Rest(backoff(SLEEP_BACKOFF, failures))]
         case WakeAsked(cause):
@@ -263,16 +276,18 @@ def _asleep(life: Life, event: Event) -> tuple[Life, list[Effect]]:
 def _waking(life: Life, event: Event) -> tuple[Life, list[Effect]]:
     match event:
         case Woke():
-            return _to(life, State.RUNNING, life.cause, failed_wakes=0, reason=""), [Rest(0.0)]
-        case WakeHeld(reason):
+            return _to(life, State.RUNNING, life.cause, failed_wakes=0, reason="", kind=None), [
+                Rest(0.0)
+            ]
+        case WakeHeld(reason, kind):
             # No room is no failure of the image: it is tried for as long as the container lives.
-            return dataclasses.replace(life, reason=reason), [WakeLater(WAKE_BACKOFF[0])]
-        case WakeFailed(reason):
+            held = dataclasses.replace(life, reason=reason, kind=kind)
+            return held, [WakeLater(WAKE_BACKOFF[0])]
+        case WakeFailed(reason, kind):
             failures = life.failed_wakes + 1
+            after = dataclasses.replace(life, failed_wakes=failures, reason=reason, kind=kind)
             if failures >= MAX_WAKES:
-                after = _to(life, State.GONE, "wake-failed", failed_wakes=failures, reason=reason)
-                return after, [Fail(reason)]
-            after = dataclasses.replace(life, failed_wakes=failures, reason=reason)
+                return _to(after, State.GONE, "wake-failed"), [Fail(reason)]
             return after, [WakeLater(backoff(WAKE_BACKOFF, failures))]
         case RetryWake():
             return life, [Wake(life.cause)]
@@ -280,19 +295,5 @@ def _waking(life: Life, event: Event) -> tuple[Life, list[Effect]]:
             return life, []
 
 
-def _to(
-    life: Life,
-    state: State,
-    cause: str,
-    *,
-    failed_sleeps: int | None = None,
-    failed_wakes: int | None = None,
-    reason: str | None = None,
-) -> Life:
-    return Life(
-        state=state,
-        cause=cause,
-        failed_sleeps=life.failed_sleeps if failed_sleeps is None else failed_sleeps,
-        failed_wakes=life.failed_wakes if failed_wakes is None else failed_wakes,
-        reason=life.reason if reason is None else reason,
-    )
+def _to(life: Life, state: State, cause: str, **changes: Any) -> Life:
+    return dataclasses.replace(life, state=state, cause=cause, **changes)

@@ -14,6 +14,7 @@ from typing import Any
 
 from checkpointer.errors import ImageError
 from checkpointer.held import Held
+from checkpointer.kinds import Kind
 from checkpointer.processes import Security, Tuning
 from redirector.endpoints import Connection, Port
 
@@ -100,7 +101,9 @@ class Manifest:
         try:
             plain: dict[str, Any] = json.loads(data)
             if plain.pop("version") != VERSION:
-                raise ImageError("the image was written by another version of zeropod")
+                raise ImageError(
+                    "the image was written by another version of zeropod", kind=Kind.IMAGE_VERSION
+                )
             held = plain.pop("held")
             return cls(
                 held=Held(

@@ -16,8 +16,15 @@ from collections.abc import Iterator
 from bpf import syscall
 from checkpointer import cgroups, criu, processes, rescue
 from checkpointer.clock import Clock
-from checkpointer.errors import CheckpointerError, CriuError, RestoreError, SupervisorError
+from checkpointer.errors import (
+    CheckpointerError,
+    CriuError,
+    RestoreError,
+    SupervisorError,
+    kind_of,
+)
 from checkpointer.images import Fence, Image
+from checkpointer.kinds import Kind
 from checkpointer.lazy import Drain, find
 from checkpointer.processes import Security
 from checkpointer.supervisor import Signal, State, Supervisor, Target
@@ -87,7 +94,9 @@ class Restored:
             if stray is None:
                 break
         if stray is not None:
-            raise RestoreError(f"the application cannot be placed: {stray}", retry=False)
+            raise RestoreError(
+                f"the application cannot be placed: {stray}", kind=Kind.WRONG_CGROUP, retry=False
+            )
         self._tune()
 
     def _tune(self) -> None:
@@ -135,12 +144,18 @@ def restore(
         return Restored(target, image, application, {"total": 0.0}, find(image))
     if supervisor.state() not in {State.ASLEEP, State.ARMED}:
         raise RestoreError(
-            f"the supervisor is not asleep but {supervisor.state().name}", retry=False
+            f"the supervisor is not asleep but {supervisor.state().name}",
+            kind=Kind.SUPERVISOR,
+            retry=False,
         )
     if image.fence_state() is Fence.RELEASED:
-        raise RestoreError("the image was used: its application has run on since", retry=False)
+        raise RestoreError(
+            "the image was used: its application has run on since",
+            kind=Kind.IMAGE_USED,
+            retry=False,
+        )
     if application is not None:
-        raise RestoreError("the container has a process already")
+        raise RestoreError("the container has a process already", kind=Kind.PID_TAKEN)
     limit = (
         timeout
         if timeout is not None
@@ -284,12 +299,13 @@ class _Restore:
             message = (
                 f"restored tasks have other rights than before: {'; '.join(wrong[:_TOLD])}{more}"
             )
-            raise RestoreError(message)
+            raise RestoreError(message, kind=Kind.RIGHTS_CHANGED)
         memory = self._groups.controller("memory")
         for pid in tree:
             if cgroups.of(pid).controller("memory") != memory and processes.alive(pid):
                 raise RestoreError(
-                    f"restored process {pid} is outside of the container's memory cgroup"
+                    f"restored process {pid} is outside of the container's memory cgroup",
+                    kind=Kind.WRONG_CGROUP,
                 )
 
     def _differences(self, tree: list[int]) -> list[str]:
@@ -329,16 +345,17 @@ class _Restore:
         log = self._image.path / "restore.log"
         lines = criu.telling(log)
         reason = str(self._objection or error) or repr(error)
+        kind = kind_of(self._objection or error, lines)
         try:
             kill_tree(self._target)
         except SupervisorError as worse:
-            return RestoreError(f"{reason}; {worse.reason}", lines, log, retry=False)
+            return RestoreError(f"{reason}; {worse.reason}", lines, log, kind=kind, retry=False)
         if self._drain is not None:
             self._drain.abandon()
         if self._released:
-            return RestoreError(reason, lines, log, retry=False)
+            return RestoreError(reason, lines, log, kind=kind, retry=False)
         self._image.withdraw()
-        return RestoreError(reason, lines, log, retry=self._supervisor.alive())
+        return RestoreError(reason, lines, log, kind=kind, retry=self._supervisor.alive())
 
 
 def kill_tree(target: Target) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from checkpointer import dump, errors, processes, refusals, traffic
 from checkpointer.container import Container
 from checkpointer.engine import Engine
+from checkpointer.kinds import Kind
 from redirector import sockets
 from redirector.hold import Hold
 
@@ -61,7 +62,7 @@ def run(container: Container, engine: Engine) -> None:
 def _refuse(container: Container) -> None:
     application = container.supervisor.application()
     if application is None:
-        raise errors.Refused("the application is not running")
+        raise errors.Refused("the application is not running", kind=Kind.NOT_RUNNING)
     tree = processes.tree(application)
     if why := refusals.reason(refusals.read(tree)):
         raise errors.Refused(why)
@@ -69,7 +70,9 @@ def _refuse(container: Container) -> None:
         sockets.listening(sockets.table(application), processes.socket_inodes(tree))
     )
     if not container.ports:
-        raise errors.Refused("it listens on no port, so that no packet could wake it")
+        raise errors.Refused(
+            "it listens on no port, so that no packet could wake it", kind=Kind.NO_PORT
+        )
 
 
 def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> dump.DumpResult:
@@ -131,7 +134,8 @@ def _last_look(
     if taken := sockets.lingering(table) & exclusive:
         raise errors.Refused(
             f"port {min(taken)} was opened without SO_REUSEADDR and has connections that ended a moment ago (TIME_WAIT), "
-            "beside which it could not be opened again; they are gone after a minute"
+            "beside which it could not be opened again; they are gone after a minute",
+            kind=Kind.TIME_WAIT,
         )
 
 

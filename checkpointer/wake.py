@@ -20,15 +20,11 @@ PATIENCE = 0.5
 on cgroup v1, where that hierarchy is joined last."""
 
 
-class NoRoom(Exception):
-    """The memory or process limits leave no room for the application now."""
-
-
 def run(container: Container, engine: Engine) -> None:
     """Restore and replay; afterwards the application runs. The hold is off, but the caller's to close.
 
     Raises:
-        NoRoom: Nothing was tried.
+        errors.NoRoom: It does not fit now; nothing of it is left.
         errors.RestoreError: The restore failed; `retry` says whether the image may be used again.
         errors.ImageError: There is no usable image.
     """
@@ -60,7 +56,7 @@ def _first_byte(container: Container, engine: Engine, image: images.Image) -> re
     # It runs already if an earlier try failed after its restore.
     here = image.fence_state() is images.Fence.RELEASED
     if not here and (no_room := cgroups.room(container.record.pid, pages, tasks)):
-        raise NoRoom(no_room)
+        raise errors.NoRoom(no_room)
     clock.phase("room")
     restored = restore.restore(
         engine.zygotes, container.target, image, lazy=lazy.worth(image.manifest)

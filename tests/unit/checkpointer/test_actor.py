@@ -11,6 +11,7 @@ import pytest
 from checkpointer import actor as actors
 from checkpointer import containers, errors, lifecycle, sleep, wake
 from checkpointer.container import Container
+from checkpointer.kinds import Kind
 from checkpointer.lifecycle import State
 from checkpointer.policy import Policy
 
@@ -120,3 +121,19 @@ async def test_a_drain_that_cannot_end_well_ends(actor, monkeypatch, retry, trie
     assert actor.container.drain is None
     assert actor.container.life.state is State.GONE
     Container.fail.assert_called_once()
+
+
+async def test_who_watches_hears_why_a_wake_is_held(actor, monkeypatch):
+    """Once, not with each of its tries."""
+    full = errors.NoRoom("full", kind=Kind.DISK_FULL)
+    monkeypatch.setattr(wake, "run", mock.Mock(side_effect=[full, full, full, None]))
+    monkeypatch.setattr(lifecycle, "WAKE_BACKOFF", (0.0, 0.0))
+    become(actor, State.ASLEEP)
+    actor.post(lifecycle.WakeAsked("udp"))
+    while actor.container.life.state is not State.RUNNING:
+        await asyncio.sleep(0.001)
+    await idle(actor)
+
+    states = [call.args[1] for call in actor.observed.call_args_list]
+    assert states == [State.ASLEEP, State.WAKING, State.WAKING]
+    assert actor.container.life.failed_wakes == 0

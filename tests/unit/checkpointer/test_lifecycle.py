@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from checkpointer import lifecycle as lc
+from checkpointer.kinds import Kind
 from checkpointer.lifecycle import Life, State, step
 
 EVENTS = (
@@ -145,3 +146,22 @@ def test_a_sleep_that_was_called_off_leaves_no_older_reason():
     after, _ = step(life, lc.SleepCalledOff("exec"))
 
     assert (after.reason, after.failed_sleeps) == ("", 2)
+
+
+def test_a_reason_has_its_kind_as_long_as_it_stands():
+    """Whatever is in the way is told by a word that metrics can have as a label; it goes with its reason."""
+    refused, _ = run(Life(), lc.SleepAsked("idle"), lc.SleepRefused("no port", Kind.NO_PORT))
+    held, _ = run(
+        refused,
+        lc.SleepAsked("idle"),
+        lc.Slept(),
+        lc.WakeAsked("udp"),
+        lc.WakeHeld("full", Kind.DISK_FULL),
+    )
+    woken, _ = run(held, lc.RetryWake(), lc.Woke())
+
+    assert [(life.reason, life.kind) for life in (refused, held, woken)] == [
+        ("no port", Kind.NO_PORT),
+        ("full", Kind.DISK_FULL),
+        ("", None),
+    ]
