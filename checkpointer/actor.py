@@ -392,11 +392,9 @@ class Actor:
         table = sockets.table(application, talks=True)
         inodes = processes.socket_inodes(tree)
         container.ports = frozenset(sockets.listening(table, inodes))
-        if not container.ports:
+        if because := container.record.policy.unreachable(container.ports):
             self._no_port = min(NO_PORT_LOOK[1], self._no_port * 2)
-            return idle.Busy(
-                now + self._no_port, "it listens on no port yet, so that no packet could wake it"
-            )
+            return idle.Busy(now + self._no_port, because)
         self._no_port = NO_PORT_LOOK[0]
         return idle.decide(
             now,

@@ -49,6 +49,7 @@ class Container:
         hold: Its packets, while it sleeps or is about to.
         image: Its committed image, while it sleeps or its pages are still being drained.
         drain: Its page daemon, while pages are still being brought in.
+        ports: Those on which it listens, when last looked at.
         called_off: Set when a sleep must stop before its commit; says why in `off_cause`.
     """
 
@@ -72,6 +73,11 @@ class Container:
     def target(self) -> supervisor.Target:
         """What the engine needs to know of it."""
         return supervisor.Target(self.record.id, self.record.pid)
+
+    @property
+    def heeded(self) -> frozenset[Port]:
+        """Its ports whose traffic is activity and wakes it."""
+        return frozenset(filter(self.record.policy.heeds, self.ports))
 
     def sessions(self) -> list[int]:
         """Processes in the container that are not the application's: those of kubectl exec, and what they left."""

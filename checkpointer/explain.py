@@ -2,10 +2,12 @@
 
 import dataclasses
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from checkpointer import api, containers, why
 from checkpointer.container import Container
+from redirector.endpoints import Port
 
 
 def info(record: containers.Record, container: Container | None) -> Any:
@@ -42,7 +44,7 @@ def info(record: containers.Record, container: Container | None) -> Any:
         failed_sleeps=life.failed_sleeps,
         failed_wakes=life.failed_wakes,
         busy=_shown(container.busy),
-        ports=_ports(container),
+        ports=_names(container.ports),
         draining=container.drain is not None,
         held_frames=hold.queued if hold else 0,
         dropped_frames=hold.dropped if hold else 0,
@@ -64,7 +66,7 @@ def paragraph(record: containers.Record, container: Container | None) -> str:
             scaledown=record.policy.scaledown,
             busy=_shown(container.busy),
             look_in=_look_in(container),
-            ports=_ports(container),
+            ports=_names(container.heeded),
             image_bytes=container.image.manifest.total_bytes if container.image else 0,
         )
     )
@@ -75,8 +77,8 @@ def _shown(reason: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in reason)
 
 
-def _ports(container: Container) -> list[str]:
-    return [f"{port.proto}/{port.number}" for port in sorted(container.ports)]
+def _names(ports: Iterable[Port]) -> list[str]:
+    return [f"{port.proto}/{port.number}" for port in sorted(ports)]
 
 
 def _look_in(container: Container) -> float:

@@ -5,7 +5,10 @@ compares the two halves, since neither package imports the other.
 """
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, Self
+
+from redirector.endpoints import Port
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,6 +55,21 @@ class Policy:
     probe_detection: bool = True
     portless: bool = False
     notes: tuple[str, ...] = ()
+
+    def heeds(self, port: Port) -> bool:
+        """Whether traffic to a port on which it listens is activity and wakes it."""
+        named = not self.ports or f"{port.proto}/{port.number}" in self.ports
+        return named and port.number not in self.ignore_ports
+
+    def unreachable(self, ports: Collection[Port]) -> str:
+        """Why no packet could wake it while it listens on these ports; "" if one could, or if that is wanted."""
+        if self.portless or any(map(self.heeds, ports)):
+            return ""
+        if not ports:
+            return "it listens on no port, so that no packet could wake it"
+        if self.ports:
+            return f"it listens on none of the ports that zeropod.ctrox.dev/ports-map names for it: {', '.join(self.ports)}"
+        return "it listens only on ports that zeropod.ctrox.dev/ignore-ports names, so that no packet could wake it"
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> Self:

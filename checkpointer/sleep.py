@@ -69,10 +69,8 @@ def _refuse(container: Container) -> None:
     container.ports = frozenset(
         sockets.listening(sockets.table(application), processes.socket_inodes(tree))
     )
-    if not container.ports:
-        raise errors.Refused(
-            "it listens on no port, so that no packet could wake it", kind=Kind.NO_PORT
-        )
+    if why := container.record.policy.unreachable(container.ports):
+        raise errors.Refused(why, kind=Kind.NO_PORT)
 
 
 def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> dump.DumpResult:

@@ -29,7 +29,7 @@ def seen(container: Container, table: list[Socket], inodes: Contains[int]) -> li
         Seen(
             times.last_in / CLOCK,
             times.last_out / CLOCK,
-            answers=port.proto == "tcp" and port in container.ports,
+            answers=port.proto == "tcp" and port in container.heeded,
         )
         for port, times in _activity(container, table, inodes).items()
     ]
@@ -39,9 +39,10 @@ def seen(container: Container, table: list[Socket], inodes: Contains[int]) -> li
 def _talks(
     container: Container, table: list[Socket], inodes: Contains[int], now: float
 ) -> Iterable[Seen]:
+    heeded = container.heeded
     for found in table:
         talk = found.talk
-        served = Port(found.proto, found.local.port) in container.ports
+        served = Port(found.proto, found.local.port) in heeded
         if talk is not None and served and found.inode in inodes:
             yield Seen(
                 now - talk.last_in if talk.last_in is not None else 0.0,
@@ -66,4 +67,4 @@ def _activity(
     container: Container, table: list[Socket], inodes: Contains[int]
 ) -> dict[Port, Activity]:
     outbound = {Port("tcp", c.local_port) for c in sockets.connections(table, inodes)}
-    return container.pod.activity(container.ports | outbound)
+    return container.pod.activity(container.heeded | outbound)

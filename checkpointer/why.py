@@ -32,7 +32,7 @@ class Facts:
         scaledown: Seconds of idleness before it sleeps; 0 = never.
         busy: What keeps it awake now; "" if nothing was seen.
         look_in: Seconds until it is looked at again.
-        ports: Its listening ports, as "tcp/6379".
+        ports: Its listening ports whose packets wake it, as "tcp/6379".
         image_bytes: Size of its image.
     """
 

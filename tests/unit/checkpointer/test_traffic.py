@@ -27,7 +27,7 @@ def container(**activity):
     pod = types.SimpleNamespace(
         activity=lambda ports: {port: clocks.get(port, Activity(0, 0)) for port in ports}
     )
-    return types.SimpleNamespace(ports=frozenset([WEB]), pod=pod)
+    return types.SimpleNamespace(ports=frozenset([WEB]), heeded=frozenset([WEB]), pod=pod)
 
 
 def is_idle(owner, *table):
