@@ -105,11 +105,28 @@ static __always_inline int has_payload(struct packet *p)
     return p->proto == IPPROTO_UDP || (p->payload && !(p->flags & (FLAG_SYN | FLAG_RST)));
 }
 
-static __always_inline void note_in(struct __sk_buff *skb, u32 slot, struct packet *p)
+/* The pod wants to know nothing of this peer, or of its own port. Asleep the daemon looks, frame by frame. */
+static __always_inline int is_ignored(u32 slot, struct pod *pod, struct packet *p, u8 *peer, u16 port)
+{
+    struct port_key own = {.slot = slot, .port = port, .proto = p->proto};
+    struct network_key net = {.bits = 32 + 128, .slot = slot};
+    u32 *version;
+
+    if (!pod || !pod->ignores)
+        return 0;
+    if (unheard.lookup(&own))
+        return 1;
+    __builtin_memcpy(net.address, peer, 16);
+    version = networks.lookup(&net);
+    /* ::/0 has mapped IPv4 in it, and nobody who writes it means that. */
+    return version && *version == (p->v6 ? 6 : 4);
+}
+
+static __always_inline void note_in(struct __sk_buff *skb, u32 slot, struct pod *pod, struct packet *p)
 {
     struct activity *a;
 
-    if (!has_payload(p))
+    if (!has_payload(p) || is_ignored(slot, pod, p, p->source, p->dport))
         return;
     if (p->proto == IPPROTO_TCP && p->payload == 1 && is_keepalive(skb, p))
         return;
@@ -118,11 +135,11 @@ static __always_inline void note_in(struct __sk_buff *skb, u32 slot, struct pack
         a->last_in = bpf_ktime_get_ns();
 }
 
-static __always_inline void note_out(u32 slot, struct packet *p)
+static __always_inline void note_out(u32 slot, struct pod *pod, struct packet *p)
 {
     struct activity *a;
 
-    if (!has_payload(p))
+    if (!has_payload(p) || is_ignored(slot, pod, p, p->target, p->sport))
         return;
     a = activity_of(slot, p->sport, p->proto);
     if (a)
@@ -234,8 +251,8 @@ static __always_inline int ingress(struct __sk_buff *skb, int lo)
         return TC_ACT_UNSPEC;
     if (!parse(skb, &p))
         goto pass;
+    pod = pods.lookup(&slot);
     if ((mark & MARK_MASK) != MARK_REPLAY) {
-        pod = pods.lookup(&slot);
         if (pod && pod->holds) {
             id = holder(skb, slot, pod, &p);
             verdict = id ? divert(skb, id) : TC_ACT_UNSPEC;
@@ -245,9 +262,9 @@ static __always_inline int ingress(struct __sk_buff *skb, int lo)
         if (pod && pod->quarantine && pod->quarantine > bpf_ktime_get_ns() && is_refused(skb, &p))
             return TC_ACT_SHOT;
     }
-    note_in(skb, slot, &p);
+    note_in(skb, slot, pod, &p);
     if (lo)
-        note_out(slot, &p);
+        note_out(slot, pod, &p);
 pass:
     if ((mark & MARK_MASK) == MARK_REPLAY) {
         id = mark & 0xffff;
@@ -271,10 +288,11 @@ int lo_in(struct __sk_buff *skb)
 
 int eth_out(struct __sk_buff *skb)
 {
+    u32 slot = skb->tc_classid;
     struct packet p = {};
 
     if (parse(skb, &p))
-        note_out(skb->tc_classid, &p);
+        note_out(slot, pods.lookup(&slot), &p);
     return TC_ACT_UNSPEC;
 }
 

@@ -6,6 +6,7 @@ C struct's name. The loader compares the sizes with the compiler's.
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ MODE_SCOPE = 0x0F
 MODE_DRAIN = 0x80
 
 Protocol = Literal["tcp", "udp"]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PROTOCOLS: dict[Protocol, int] = {"tcp": 6, "udp": 17}
 _PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 _V4_MAPPED = bytes(10) + b"\xff\xff"
@@ -43,16 +45,21 @@ class Layout(NamedTuple):
 
 _U32 = struct.Struct("=I")
 _NAME = struct.Struct("=4Q96s")  # struct name
-PODS = Layout("pods", _U32, struct.Struct("=III4xQ" + "I6s2x" * MAX_IFACES))
+PODS = Layout("pods", _U32, struct.Struct("=IIIIQ" + "I6s2x" * MAX_IFACES))
 PORTS = Layout("ports", struct.Struct("=HHB3x"), _U32)
 CONNS = Layout("conns", struct.Struct("=16s16sHHHBx"), _U32)
+NETWORKS = Layout("networks", struct.Struct("=II16s"), _U32)
+UNHEARD = Layout("unheard", PORTS.key, _U32)
 HOLDS = Layout("holds", _U32, struct.Struct("=IIQI4x"))
 COUNTS = Layout("counts", _U32, struct.Struct("=QQ"))
 ACTIVITY = Layout("activity", PORTS.key, struct.Struct("=QQ"))
 FRAGS = Layout("frags", struct.Struct("=16s16sIHBx"), _U32)
 POD_NAMES = Layout("pod_names", _U32, _NAME)
 HOLD_NAMES = Layout("hold_names", _U32, _NAME)
-LAYOUTS = (PODS, PORTS, CONNS, HOLDS, COUNTS, ACTIVITY, FRAGS, POD_NAMES, HOLD_NAMES)
+LAYOUTS = (
+    *(PODS, PORTS, CONNS, NETWORKS, UNHEARD, HOLDS, COUNTS, ACTIVITY, FRAGS),
+    *(POD_NAMES, HOLD_NAMES),
+)
 
 
 class PortKey(NamedTuple):
@@ -74,6 +81,13 @@ class ConnKey(NamedTuple):
     remote_port: int
 
 
+class NetworkKey(NamedTuple):
+    """struct network_key: a network that a pod ignores."""
+
+    slot: int
+    network: Network
+
+
 class Iface(NamedTuple):
     """struct iface: an Ethernet link of the pod."""
 
@@ -87,6 +101,7 @@ class PodEntry(NamedTuple):
     holds: int = 0
     everything: int = 0
     fallback: int = 0
+    ignores: int = 0
     quarantine: int = 0
     ifaces: tuple[Iface, ...] = ()
 
@@ -164,17 +179,30 @@ def _unpack_conn(data: bytes) -> ConnKey:
     return ConnKey(slot, _PROTOCOL_NAMES[proto], *ends)
 
 
+def _pack_network(key: NetworkKey) -> bytes:
+    first = pack_address(str(key.network.network_address))
+    bits = 128 - key.network.max_prefixlen + key.network.prefixlen
+    return NETWORKS.key.pack(32 + bits, key.slot, first)
+
+
+def _unpack_network(data: bytes) -> NetworkKey:
+    bits, slot, first = NETWORKS.key.unpack(data)
+    text = unpack_address(first)
+    bits -= 32 if ":" in text else 32 + 96
+    return NetworkKey(slot, ipaddress.ip_network(f"{text}/{bits}"))
+
+
 def _pack_pod(pod: PodEntry) -> bytes:
     ifaces = (*pod.ifaces, *[Iface(0, b"")] * (MAX_IFACES - len(pod.ifaces)))
     flat = [field for iface in ifaces for field in iface]
-    return PODS.value.pack(pod.holds, pod.everything, pod.fallback, pod.quarantine, *flat)
+    return PODS.value.pack(*pod[:5], *flat)
 
 
 def _unpack_pod(data: bytes) -> PodEntry:
-    holds, everything, fallback, quarantine, *flat = PODS.value.unpack(data)
+    holds, everything, fallback, ignores, quarantine, *flat = PODS.value.unpack(data)
     pairs = zip(flat[::2], flat[1::2], strict=True)
     ifaces = tuple(Iface(index, mac) for index, mac in pairs if index)
-    return PodEntry(holds, everything, fallback, quarantine, ifaces)
+    return PodEntry(holds, everything, fallback, ignores, quarantine, ifaces)
 
 
 def _pack_owner(owner: Owner) -> bytes:
@@ -253,6 +281,9 @@ class Maps:
         self.ports = Map(fd(PORTS), PORTS, key=_PORT, value=_INDEX)
         conn = (_pack_conn, _unpack_conn)
         self.conns = Map(fd(CONNS), CONNS, key=conn, value=_INDEX)
+        network = (_pack_network, _unpack_network)
+        self.networks = Map(fd(NETWORKS), NETWORKS, key=network, value=_INDEX)
+        self.unheard = Map(fd(UNHEARD), UNHEARD, key=_PORT, value=_INDEX)
         hold = (
             lambda entry: HOLDS.value.pack(*entry),
             lambda data: HoldEntry(*HOLDS.value.unpack(data)),

@@ -24,6 +24,7 @@ from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.lifecycle import Life, State
 from checkpointer.reconcile import Verdict
+from redirector.ignored import Ignored
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[li
         OSError, errors.CheckpointerError: It cannot be taken over; it runs on as it is.
     """
     pod = engine.datapath.attach(record.pid, record.sandbox_id)
+    pod.ignore(Ignored.of(record.policy.ignore_from, record.policy.ignore_ports))
     container = Container(record, pod)
     _let_criu_end(container, engine)
     container.image = _image(container, engine)

@@ -34,6 +34,7 @@ class Backlog:
         self._items: dict[int, Queued] = {}
         self._known: dict[tuple[object, ...], int] = {}
         self._syns: dict[int, None] = {}
+        self._ignored: dict[int, None] = {}
         self._next = 0
         self.bytes = 0
         self.dropped = 0
@@ -45,17 +46,17 @@ class Backlog:
     def __iter__(self) -> Iterator[Queued]:
         return iter(self._items.values())
 
-    def add(self, item: Queued) -> bool:
+    def add(self, item: Queued, *, ignored: bool = False) -> bool:
         """Queue a frame; False when it was dropped instead.
 
         TCP retransmits while we sleep; one copy is enough. When the queue is full new connections
-        lose first: their SYN comes again, while a datagram or a segment may be all there is.
+        lose first: their SYN comes again, while a datagram or a segment may be all there is. What is
+        `ignored` makes way for everything, and the oldest of it for the newest.
         """
         identity = _identity(item.frame)
         syn = item.frame is not None and item.frame.is_syn()
-        if (identity is not None and identity in self._known) or not self._make_room(
-            item, syn=syn
-        ):
+        known = identity is not None and identity in self._known
+        if known or not self._make_room(item, ignored=ignored, syn=syn):
             self.dropped += 1
             return False
         number = self._next
@@ -64,7 +65,9 @@ class Backlog:
         self.bytes += len(item.raw) + OVERHEAD
         if identity is not None:
             self._known[identity] = number
-        if syn:
+        if ignored:
+            self._ignored[number] = None
+        elif syn:
             self._syns[number] = None
         return True
 
@@ -74,18 +77,27 @@ class Backlog:
             len(self._items) < self._settings.queue_frames and size <= self._settings.queue_bytes
         )
 
-    def _make_room(self, item: Queued, *, syn: bool) -> bool:
+    def _make_room(self, item: Queued, *, ignored: bool, syn: bool) -> bool:
+        if ignored and len(self._ignored) >= self._settings.ignored_frames:
+            self._give_up(next(iter(self._ignored)))
         while not self._fits(item):
-            if syn or not self._syns:
+            if self._ignored:
+                self._give_up(next(iter(self._ignored)))
+            elif self._syns and not (syn or ignored):
+                self._give_up(next(reversed(self._syns)))
+            else:
                 return False
-            self._remove(next(reversed(self._syns)))
-            self.dropped += 1
         return True
+
+    def _give_up(self, number: int) -> None:
+        self._remove(number)
+        self.dropped += 1
 
     def _remove(self, number: int) -> Queued:
         item = self._items.pop(number)
         self.bytes -= len(item.raw) + OVERHEAD
         self._syns.pop(number, None)
+        self._ignored.pop(number, None)
         identity = _identity(item.frame)
         if identity is not None:
             self._known.pop(identity, None)

@@ -28,6 +28,7 @@ from redirector.endpoints import Activity, Connection, Held, Port
 from redirector.errors import AttachError, LoadError
 from redirector.filters import Direction, Filter
 from redirector.hold import Hold
+from redirector.ignored import Ignored
 from redirector.podstate import PodState
 from redirector.registry import Loopback, Registry
 from redirector.settings import Settings
@@ -133,6 +134,11 @@ class Pod:
         return {
             port: Activity(*times) if times else Activity(0, 0) for port, times in found.items()
         }
+
+    def ignore(self, ignored: Ignored) -> None:
+        """Say whose traffic is neither activity nor a wake, from now on; holds that exist learn it at their next phase."""
+        with self._lock:
+            self._state.ignore(ignored)
 
     def hold(self, container_id: str, pid: int = 0) -> Hold:
         """Make the container's hold: a TAP that is up, nothing held yet.

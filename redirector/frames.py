@@ -11,6 +11,7 @@ from collections.abc import Container
 from typing import Literal, NamedTuple
 
 from redirector.endpoints import Port, Wake
+from redirector.ignored import Ignored
 
 WHOLE, FIRST, LATER = 0, 1, 2
 """Not a fragment; the fragment with the ports; one without."""
@@ -138,16 +139,21 @@ def parse(frame: bytes) -> Frame | None:
 
 
 class Claims(NamedTuple):
-    """What a container holds: its ports, and its connections as (local, remote)."""
+    """What a container holds: its ports, and its connections as (local, remote); and what of it wakes nobody."""
 
     ports: Container[Port] = frozenset()
     connections: Container[tuple[Address, Address]] = frozenset()
+    ignored: Ignored = Ignored()
 
     def holds(self, frame: Frame) -> bool:
         """Tell whether a frame with ports is for this container."""
         if Port(frame.proto, frame.target.port) in self.ports:
             return True
         return frame.proto == "tcp" and (frame.target, frame.source) in self.connections
+
+    def ignores(self, frame: Frame) -> bool:
+        """Tell whether a frame is held only to be answered with the others; a later fragment shows its peer only."""
+        return self.ignored.has(frame.source.ip, frame.target.port)
 
     def wake(self, frame: Frame) -> Wake | None:
         """Return the reason to wake that a frame is, if any.
@@ -156,7 +162,7 @@ class Claims(NamedTuple):
         FIN, RST: these wait for the replay. A keepalive with one garbage byte cannot be told from
         data without the connection's state, and wakes.
         """
-        if frame.kind == LATER:
+        if frame.kind == LATER or self.ignores(frame):
             return None
         port = Port(frame.proto, frame.target.port)
         if frame.proto == "udp":

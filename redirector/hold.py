@@ -64,7 +64,7 @@ class Hold:
         self._on_close = on_close
         self._lock = threading.RLock()
         self._backlog = Backlog(settings)
-        self._claims = Claims()
+        self._claims = Claims(ignored=state.ignored)
         self._ports: frozenset[Port] = frozenset()
         self._connections: frozenset[Connection] = frozenset()
         self._mode = maps.MODE_OFF
@@ -129,7 +129,7 @@ class Hold:
             self._maps.conns.put(self._state.connection_key(connection), self.number)
         self._unclaim(self._ports - ports, self._connections - connections)
         self._ports, self._connections = ports, connections
-        self._claims = Claims(ports, frozenset(map(_ends, connections)))
+        self._claims = Claims(ports, frozenset(map(_ends, connections)), self._state.ignored)
 
     def _unclaim(self, ports: frozenset[Port], connections: frozenset[Connection]) -> None:
         registry = self._state.registry
@@ -194,7 +194,7 @@ class Hold:
                 continue
             if self._wake is None and item.frame is not None:
                 self._wake = self._claims.wake(item.frame)
-            self._backlog.add(item)
+            self._backlog.add(item, ignored=bool(item.frame and self._claims.ignores(item.frame)))
         return _READ_AT_ONCE
 
     def _is_strange(self, frame: Frame | None) -> bool:

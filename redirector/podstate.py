@@ -6,9 +6,10 @@ import contextlib
 import threading
 
 from bpf import maps
-from bpf.maps import ConnKey, Iface, PodEntry, PortKey
+from bpf.maps import PROTOCOLS, ConnKey, Iface, NetworkKey, PodEntry, PortKey
 from redirector.endpoints import Connection, Others, Port
 from redirector.errors import BusyError
+from redirector.ignored import Ignored
 from redirector.registry import Loopback, Registry, Slot
 
 
@@ -23,6 +24,7 @@ class PodState:
         self._holds = set(registry.hold_ids(slot.number).values())
         self._live: set[int] = set()
         self._retired = False
+        self.ignored = Ignored()
         self._sibling_ports: list[PortKey] = []
         self._sibling_connections: list[ConnKey] = []
 
@@ -64,6 +66,24 @@ class PodState:
         """Drop segments without a socket until `until` (ns of CLOCK_MONOTONIC)."""
         with self._lock:
             self._store(self._entry._replace(quarantine=until))
+
+    def ignore(self, ignored: Ignored) -> None:
+        """Have the programs note no activity of this any more, and of everything else again."""
+        number, tables = self.slot.number, self.registry.maps
+        with self._lock:
+            self.ignored = ignored
+            if self._retired or not (ignored.networks or ignored.ports or self._entry.ignores):
+                return
+            networks = {NetworkKey(number, network) for network in ignored.networks}
+            unheard = {
+                PortKey(number, proto, port) for port in ignored.ports for proto in PROTOCOLS
+            }
+            for network in networks:
+                tables.networks.put(network, network.network.version)
+            for key in unheard:
+                tables.unheard.put(key, 1)
+            self.registry.drop_ignored(number, keep=networks | unheard)
+            self._store(self._entry._replace(ignores=int(bool(networks or unheard))))
 
     def enter(self, hold: int) -> None:
         """Count `hold` among the holds of the pod, which makes the programs look."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Literal, NamedTuple
 
 from bpf import maps
-from bpf.maps import ConnKey, Maps, Owner, PortKey
+from bpf.maps import ConnKey, Maps, NetworkKey, Owner, PortKey
 from redirector.endpoints import Connection, Held, Port
 from redirector.errors import FullError
 
@@ -120,11 +120,21 @@ class Registry:
         for key in list(keys):
             self.maps.conns.drop(key)
 
+    def drop_ignored(self, slot: int, keep: Container[NetworkKey | PortKey] = ()) -> None:
+        """Remove what a pod ignores, but `keep`."""
+        for network in self.maps.networks:
+            if network.slot == slot and network not in keep:
+                self.maps.networks.drop(network)
+        for key in self.maps.unheard:
+            if key.slot == slot and key not in keep:
+                self.maps.unheard.drop(key)
+
     def drop_slot(self, number: int) -> None:
         """Forget a pod, so that its slot can be another's."""
         for hold in self.hold_ids(number).values():
             self.drop_hold(hold)
         self.maps.pods.drop(number)
+        self.drop_ignored(number)
         self.drop_ports(key for key in self.maps.ports if key.slot == number)
         self.drop_connections(key for key in self.maps.conns if key.slot == number)
         for key in self.maps.activity:

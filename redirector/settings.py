@@ -15,6 +15,10 @@ class Settings:
     queue_bytes: int = 16 << 20
     """Bytes kept for one container, the bookkeeping of each frame included."""
 
+    ignored_frames: int = 16
+    """Of these, frames of ignored peers, the newest: what one or two scrapers are waiting for at the moment. Those
+    before it were given up by their senders, who come again."""
+
     tap_frames: int = 4096
     """Frames that wait in the TAP while the daemon is busy; 8 bytes each, reserved by the kernel."""
 

@@ -34,6 +34,7 @@ from redirector.datapath import Datapath, Pod
 from redirector.endpoints import Connection, Others, Port
 from redirector.errors import BusyError
 from redirector.hold import Hold
+from redirector.ignored import Ignored
 from redirector.settings import Settings
 
 both_families = pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
@@ -548,6 +549,53 @@ def test_a_held_datagram_is_activity_when_it_is_delivered(lab: Lab, pod: Pod, ho
     before = time.monotonic_ns()
     hold.replay()
     assert pod.activity([port])[port].last_in > before
+
+
+@both_families
+@pytest.mark.parametrize("by", ["network", "port"])
+def test_what_is_ignored_is_no_activity(lab: Lab, pod: Pod, family: int, by: str):
+    """Neither its questions nor our answers, by address or by port; without the rule both count again."""
+    listener = lab.serve(family)
+    port, (peer, end) = tcp(listener), lab.connect(listener)
+
+    def talk() -> tuple[int, int]:
+        peer.sendall(b"in")
+        assert end.recv(10) == b"in"
+        end.sendall(b"out")
+        assert peer.recv(10) == b"out"
+        last_in, last_out = pod.activity([port])[port]
+        return last_in, last_out
+
+    right, wrong = ["10.231.0.0/28"], ["10.231.0.128/25", "::/0"]
+    if family == socket.AF_INET6:
+        right, wrong = ["fd31::/120"], ["fd31::8000/120", "0.0.0.0/0"]
+    pod.ignore(Ignored.of(wrong, [1]))
+    assert min(talk()) > 0
+    before = pod.activity([port])[port]
+    pod.ignore(Ignored.of(right, []) if by == "network" else Ignored.of([], [port.number]))
+    assert talk() == before
+    pod.ignore(Ignored())
+    assert min(talk()) > max(before)
+
+
+def test_an_ignored_connection_waits_and_is_answered_with_the_others(lab: Lab, pod: Pod):
+    """It wakes nobody and is not refused; when somebody else wakes the container it is served."""
+    listener = lab.serve(socket.AF_INET)
+    other = lab.serve(socket.AF_INET)
+    pod.ignore(Ignored.of([], [port_of(listener)]))
+    hold = pod.hold("container")
+    hold.only([tcp(listener), tcp(other)], [])
+    scraper = lab.dial(listener)
+    assert wake_of(hold, 0.3) is None
+    assert hold.queued == 1
+    client = lab.dial(other)
+    wake = wake_of(hold)
+    assert wake is not None
+    assert wake.port == tcp(other)
+    hold.replay()
+    assert is_connected(client)
+    assert is_connected(scraper)
+    hold.close()
 
 
 # -- what belongs to others -----------------------------------------------------------------------

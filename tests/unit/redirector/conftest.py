@@ -30,5 +30,8 @@ class Table(dict[Any, Any]):
 @pytest.fixture
 def tables() -> Any:
     """All maps of the datapath, empty."""
-    names = ("pods", "ports", "conns", "holds", "counts", "activity", "pod_names", "hold_names")
+    names = (
+        *("pods", "ports", "conns", "networks", "unheard", "holds", "counts", "activity"),
+        *("pod_names", "hold_names"),
+    )
     return SimpleNamespace(**{name: Table() for name in names})

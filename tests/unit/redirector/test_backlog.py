@@ -99,3 +99,24 @@ def test_strangers_leave_with_their_fragments(order: int):
     claims = Claims(frozenset([Port("udp", 53)]))
     assert backlog.take_strangers(claims) == [*theirs, orphan, syn(1)]
     assert backlog.take() == mine
+
+
+def test_of_what_is_ignored_the_newest_is_kept():
+    """A scraper that comes for days leaves what it waits for now, and its order among the rest."""
+    backlog = Backlog(Settings(ignored_frames=2))
+    client = syn(1)
+    backlog.add(syn(10), ignored=True)
+    backlog.add(client)
+    assert all(backlog.add(syn(sport), ignored=True) for sport in (11, 12, 13))
+    assert backlog.dropped == 2
+    assert backlog.take() == [client, syn(12), syn(13)]
+
+
+def test_what_is_ignored_makes_way():
+    """A full queue gives up ignored frames before a client's new connection, and takes no new ones."""
+    backlog = Backlog(Settings(queue_frames=2))
+    backlog.add(data(1))
+    backlog.add(syn(10), ignored=True)
+    assert backlog.add(syn(1))
+    assert not backlog.add(syn(11), ignored=True)
+    assert backlog.take() == [data(1), syn(1)]

@@ -21,6 +21,7 @@ from bpf import maps
 from redirector import frames
 from redirector.endpoints import Port, Wake
 from redirector.frames import ACK, FIN, FIRST, LATER, PSH, RST, SYN, WHOLE, Address, Claims
+from redirector.ignored import Ignored
 
 MORE, DONT_FRAGMENT = 0x2000, 0x4000
 PADN = bytes([1, 4, 0, 0, 0, 0])
@@ -198,3 +199,16 @@ def test_no_reasons_to_wake(raw: bytes):
     frame = frames.parse(raw)
     assert frame is not None
     assert CLAIMS.wake(frame) is None
+
+
+@pytest.mark.parametrize(
+    "raw", [segment(SYN), segment(PSH | ACK, b"x"), ipv4(udp_header(9, 53), UDP)]
+)
+@pytest.mark.parametrize("ignored", [Ignored.of(["10.0.0.0/24"], []), Ignored.of([], [6379, 53])])
+def test_what_is_ignored_is_held_and_wakes_nobody(raw: bytes, ignored: Ignored):
+    """By its sender's address or by the port; it is the container's all the same."""
+    frame = frames.parse(raw)
+    assert frame is not None
+    claims = CLAIMS._replace(ignored=ignored)
+    assert claims.wake(frame) is None
+    assert claims.holds(frame)
