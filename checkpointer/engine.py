@@ -1,8 +1,8 @@
 """What a sleep and a wake work with: one of each on a node."""
 
+import asyncio
 import concurrent.futures
 import dataclasses
-import threading
 from collections import defaultdict
 
 from checkpointer import execwatch, images, settings, zygote
@@ -33,6 +33,6 @@ class Engine:
         default_factory=lambda: concurrent.futures.ThreadPoolExecutor(DRAINS, "drain")
     )
     rush: Rush = dataclasses.field(default_factory=Rush)
-    pod_locks: defaultdict[str, threading.Lock] = dataclasses.field(
-        default_factory=lambda: defaultdict(threading.Lock)
+    pod_locks: defaultdict[str, asyncio.Lock] = dataclasses.field(
+        default_factory=lambda: defaultdict(asyncio.Lock)
     )

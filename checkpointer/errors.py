@@ -151,6 +151,11 @@ class RestoreError(EvidenceError):
         self.retry = retry
 
 
+def reason_of(error: BaseException) -> str:
+    """Return one sentence on any error."""
+    return getattr(error, "reason", None) or str(error) or type(error).__name__
+
+
 def kind_of(error: BaseException, lines: tuple[str, ...] = ()) -> Kind:
     """Return the kind of any error; `lines` are criu's, which may know better."""
     found = error.kind if isinstance(error, CheckpointerError) else Kind.INTERNAL

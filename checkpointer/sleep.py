@@ -38,24 +38,25 @@ class CalledOff(errors.Refused):
 def run(container: Container, engine: Engine) -> None:
     """Take the checkpoint; afterwards `container.hold` and `container.image` are set and the application is gone.
 
+    Of a pod's containers only one at a time: the second phase holds all of the pod's packets.
+
     Raises:
         CalledOff: The application is wanted.
         errors.Refused: It cannot be checkpointed as it is.
         errors.DumpError: The checkpoint failed.
     """
-    with engine.pod_locks[container.record.sandbox_id]:
-        started = time.perf_counter()
-        _check(container)
-        _refuse(container)
-        held = False
-        try:
-            engine.execs.hold(container.record.id, container.record.pid)
-            container.hold = container.pod.hold(container.record.id, container.record.pid)
-            result = _dump(container, engine, container.hold, started)
-            held = True
-        finally:
-            if not held:
-                _let_go(container, engine)
+    started = time.perf_counter()
+    _check(container)
+    _refuse(container)
+    held = False
+    try:
+        engine.execs.hold(container.record.id, container.record.pid)
+        container.hold = container.pod.hold(container.record.id, container.record.pid)
+        result = _dump(container, engine, container.hold, started)
+        held = True
+    finally:
+        if not held:
+            _let_go(container, engine)
     container.image = result.image
 
 

@@ -3,13 +3,14 @@
 import asyncio
 import concurrent.futures
 import dataclasses
+from collections import defaultdict
 from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 
 from checkpointer import actor as actors
-from checkpointer import containers, errors, lifecycle, sleep, wake
+from checkpointer import containers, errors, lifecycle, sleep, supervisor, wake
 from checkpointer.container import Container
 from checkpointer.kinds import Kind
 from checkpointer.lifecycle import State
@@ -24,14 +25,16 @@ RECORD = containers.Record(
 async def actor(monkeypatch):
     """An actor of a container that runs, with nothing behind it."""
     container = Container(RECORD, mock.Mock())
-    engine = SimpleNamespace(execs=mock.Mock(), store=mock.Mock(), drains=None)
+    engine = SimpleNamespace(
+        execs=mock.Mock(), store=mock.Mock(), drains=None, pod_locks=defaultdict(asyncio.Lock)
+    )
     monkeypatch.setattr(Container, "fail", mock.Mock())
     monkeypatch.setattr(sleep, "run", lambda *_: None)
     monkeypatch.setattr(wake, "run", lambda *_: None)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         observed, ended = mock.Mock(), mock.Mock()
         made = actors.Actor(container, engine, pool, observed, ended)
-        made.observed, made.ended = observed, ended
+        made.engine, made.observed, made.ended = engine, observed, ended
         yield made
         await made.close()
 
@@ -44,7 +47,7 @@ async def idle(actor):
     """Until nothing is under way."""
     await actor.caught_up()
     while actor._jobs:
-        await asyncio.wait(actor._jobs)
+        await actor._jobs.ended()
         await actor.caught_up()
 
 
@@ -75,30 +78,31 @@ async def test_a_mistake_costs_one_event(actor):
 
 async def test_what_cannot_be_looked_at_is_looked_at_again(actor, monkeypatch):
     """Any mistake in a look would else be the last look."""
-    monkeypatch.setattr(actor, "_decide", mock.Mock(side_effect=errors.CheckpointerError("odd")))
+    odd = mock.Mock(side_effect=errors.CheckpointerError("odd"))
+    monkeypatch.setattr(supervisor.Supervisor, "application", odd)
     actor.watch()
     await asyncio.sleep(0.05)
     await idle(actor)
 
-    assert actor._timer is not None
+    assert actor._lookout.looks
     assert "odd" in actor.container.busy
 
 
 async def test_a_failed_container_ends_although_its_image_cannot_be_kept(actor):
     """And whoever waits in an exec goes on, at once."""
-    actor._engine.store.fail.side_effect = OSError
+    actor.engine.store.fail.side_effect = OSError
     become(actor, State.ASLEEP)
     actor.post(lifecycle.Lost("gone"))
     await idle(actor)
 
     Container.fail.assert_called_once()
-    actor._engine.execs.release.assert_called_with("id")
+    actor.engine.execs.release.assert_called_with("id")
 
 
 async def test_a_container_is_forgotten_although_its_remains_cannot_be_removed(actor):
     """The node would keep its actor, its slot in the maps and its record."""
     actor.container.hold = mock.Mock(fd=-1, close=mock.Mock(side_effect=OSError))
-    actor._engine.store.drop.side_effect = OSError
+    actor.engine.store.drop.side_effect = OSError
     actor.post(lifecycle.Exited())
     await idle(actor)
 
@@ -137,3 +141,19 @@ async def test_who_watches_hears_why_a_wake_is_held(actor, monkeypatch):
     states = [call.args[1] for call in actor.observed.call_args_list]
     assert states == [State.ASLEEP, State.WAKING, State.WAKING]
     assert actor.container.life.failed_wakes == 0
+
+
+async def test_who_waits_for_a_sibling_takes_no_thread(actor):
+    """There is one thread here: a container that waits on it for its turn would keep the pod's others from waking."""
+    turn = actor.engine.pod_locks["pod"]
+    await turn.acquire()
+    actor.post(lifecycle.SleepAsked("idle"))
+    await actor.caught_up()
+    async with asyncio.timeout(5):
+        await asyncio.get_running_loop().run_in_executor(actor._moves._pool, int)
+
+    assert actor.container.life.state is State.SLEEPING
+    turn.release()
+    await idle(actor)
+
+    assert actor.container.life.state is State.ASLEEP

@@ -1,7 +1,7 @@
 """What the node keeps and forgets; everything that touches the kernel is a stand-in."""
 
+import asyncio
 import os
-import threading
 from collections import defaultdict
 from types import SimpleNamespace
 from unittest import mock
@@ -39,7 +39,7 @@ def engine():
         datapath=Datapath(),
         store=mock.Mock(),
         zygotes=mock.Mock(retire=list),
-        pod_locks=defaultdict(threading.Lock),
+        pod_locks=defaultdict(asyncio.Lock),
     )
 
 

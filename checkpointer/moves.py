@@ -1,0 +1,160 @@
+"""What is done to a container, a sleep, a wake, a drain, an end, each with the event that it comes to.
+
+What blocks runs on threads; here it is waited for, and what it raises becomes an event or a line in the log.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from checkpointer import errors, lifecycle, sleep, wake
+from checkpointer.container import Container
+from checkpointer.engine import Engine
+from checkpointer.lifecycle import Event
+
+logger = logging.getLogger(__name__)
+
+DRAIN_LOOK = 0.02
+"""Seconds between looks at a drain that a sleep waits for."""
+
+T = TypeVar("T")
+
+
+class Moves:
+    """The moves of one container; its actor makes one at a time.
+
+    Args:
+        container: What is moved.
+        engine: Shared by all.
+        pool: Threads for what blocks.
+    """
+
+    def __init__(
+        self, container: Container, engine: Engine, pool: concurrent.futures.Executor
+    ) -> None:
+        self._container = container
+        self._engine = engine
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+
+    async def sleep(self) -> Event:
+        """Take the checkpoint."""
+        container, engine = self._container, self._engine
+        # Somebody asked for it right after a lazy wake; by itself a container is not idle while its pages come in.
+        # Polled, because threads set both.
+        while container.drain is not None and not container.called_off.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(DRAIN_LOOK)
+        try:
+            # Waited for here: a pod's containers that become idle at once must not take the threads that wake others.
+            async with engine.pod_locks[container.record.sandbox_id]:
+                await self._threaded(lambda: sleep.run(container, engine))
+        except sleep.CalledOff as off:
+            return lifecycle.SleepCalledOff(off.cause)
+        except errors.Refused as refused:
+            return lifecycle.SleepRefused(refused.reason, refused.kind)
+        except errors.DumpError as error:
+            logger.warning("sleep.failed", extra=_evidence(error))
+            lost = error.outcome is errors.Outcome.LOST
+            failed = lifecycle.Lost if lost else lifecycle.SleepFailed
+            return failed(error.reason, error.kind)
+        except Exception as error:
+            logger.warning("sleep.failed", exc_info=error)
+            return lifecycle.SleepFailed(errors.reason_of(error), errors.kind_of(error))
+        container.times.sleeps += 1
+        return lifecycle.Slept()
+
+    def begin_wake(self) -> asyncio.Future[None]:
+        """Put a wake on its way to a thread; `wake` waits for it."""
+        return self._loop.run_in_executor(self._pool, wake.run, self._container, self._engine)
+
+    async def wake(self, woken: asyncio.Future[None]) -> Event:
+        """Wait for a wake that was begun."""
+        container = self._container
+        try:
+            await woken
+        except errors.NoRoom as full:
+            if full.reason != container.life.reason:
+                logger.warning("wake.held", extra={"reason": full.reason, "kind": full.kind})
+            return lifecycle.WakeHeld(full.reason, full.kind)
+        except errors.RestoreError as error:
+            logger.warning("wake.failed", extra=_evidence(error))
+            failed = lifecycle.WakeFailed if error.retry else lifecycle.Lost
+            return failed(error.reason, error.kind)
+        except Exception as error:
+            logger.warning("wake.failed", exc_info=error)
+            return lifecycle.WakeFailed(errors.reason_of(error), errors.kind_of(error))
+        container.times.wakes += 1
+        container.times.wake_cause = container.life.cause
+        return lifecycle.Woke()
+
+    async def close_hold(self) -> None:
+        """Take down the hold, which holds nothing any more; its TAP must not be read any more."""
+        hold, self._container.hold = self._container.hold, None
+        if hold is not None:
+            try:
+                await self._threaded(hold.close)
+            except Exception as error:
+                logger.warning("hold.failed", exc_info=error)
+
+    async def drain(self) -> Event | None:
+        """Wait until the pages of a lazy wake are in; nobody hears of it unless they cannot come."""
+        started = time.monotonic()
+        try:
+            await self._drained()
+        except Exception as error:
+            logger.warning("drain.failed", exc_info=error)
+            self._container.drain = None
+            return lifecycle.Lost(errors.reason_of(error), errors.kind_of(error))
+        logger.info("drain.complete", extra={"ms": 1e3 * (time.monotonic() - started)})
+        return None
+
+    async def _drained(self) -> None:
+        """Wait for the pages; if they cannot come any more, restore again as often as a wake is tried."""
+        for failures in range(1, lifecycle.MAX_WAKES + 1):
+            try:
+                await self._loop.run_in_executor(
+                    self._engine.drains, wake.drained, self._container, self._engine
+                )
+            except errors.RestoreError as error:
+                if not error.retry or failures == lifecycle.MAX_WAKES:
+                    raise
+                await asyncio.sleep(lifecycle.backoff(lifecycle.WAKE_BACKOFF, failures))
+            else:
+                return
+
+    async def fail(self, reason: str) -> None:
+        """Have the supervisor end, and keep the image for a look."""
+        logger.error("container.failed", extra={"reason": reason, "exit_code": 71})
+        record_id = self._container.record.id
+        self._engine.execs.release(record_id)  # there is nothing to wait for any more
+        try:
+            await self._threaded(lambda: self._engine.store.fail(record_id))
+        except OSError as error:
+            logger.warning("image.lost", exc_info=error)
+        self._container.image = None
+        await self._threaded(self._container.fail)
+
+    async def clean_up(self) -> None:
+        """Take away everything that was the container's."""
+        container, engine = self._container, self._engine
+        await self.close_hold()
+        engine.execs.release(container.record.id)
+        # What an earlier daemon's hold left in the maps would keep the packets of its successor in the pod.
+        await self._threaded(lambda: container.pod.abandon(container.record.id))
+        # The image of a failed container was put aside before; this drops what nobody can use any more.
+        await self._threaded(lambda: engine.store.drop(container.record.id))
+
+    async def _threaded(self, function: Callable[[], T]) -> T:
+        return await self._loop.run_in_executor(self._pool, function)
+
+
+def _evidence(error: errors.EvidenceError) -> dict[str, object]:
+    return {
+        "reason": error.reason,
+        "kind": error.kind,
+        "criu": " | ".join(error.lines),
+        "log": error.log,
+    }
