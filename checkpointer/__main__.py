@@ -14,12 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checkpointer import (
+    api,
     cgroups,
     containers,
     errors,
     execwatch,
     images,
     log,
+    metrics,
+    scrape,
     service,
     settings,
     zygote,
@@ -28,7 +31,7 @@ from checkpointer.engine import Engine
 from checkpointer.node import Node
 from redirector import datapath
 from redirector.errors import RedirectorError
-from ttrpc import server
+from ttrpc.server import Server
 
 logger = logging.getLogger("checkpointer")
 
@@ -63,25 +66,37 @@ async def _serve(chosen: settings.Settings) -> None:
     node = Node(engine, containers.Records(chosen.run_dir / "containers"), chosen.workers)
     engine.execs.start(node.wanted)
     node.load()
-    api = server.Server(service.services(node))
-    await api.serve_unix(chosen.socket, mode=0o600)
+    server = Server(service.services(node))
+    await server.serve_unix(chosen.socket, mode=0o600)
     await node.loaded()
+    scraped = _scrape(chosen.metrics_addr, node)
     # What is there now stays; without this every collection walks all of it.
     gc.collect()
     gc.freeze()
     logger.info(
         "ready",
         extra={
-            "version": service.version(),
+            "version": api.version(),
             "criu": engine.zygotes.bundle.version,
             **node.counts(),
         },
     )
     await stop.wait()
     logger.info("stopping")
-    await api.close()
+    await server.close()
     await node.close()
+    if scraped is not None:
+        scraped.close()
     engine.execs.close()
+
+
+def _scrape(address: str, node: Node) -> scrape.Scrape | None:
+    """Serve the metrics; a daemon that wakes containers does not fail over an address."""
+    try:
+        return scrape.Scrape(address, metrics.Exposition(node.view))
+    except errors.CheckpointerError as error:
+        logger.warning("metrics.failed", extra={"reason": error.reason})
+        return None
 
 
 def _engine(chosen: settings.Settings) -> Engine:

@@ -44,6 +44,7 @@ class Actor:
         ended: Callable[[Container], None],
     ) -> None:
         self.container = container
+        self._tally = engine.tally
         self._observe = observe
         self._ended = ended
         self._loop = asyncio.get_running_loop()
@@ -70,6 +71,7 @@ class Actor:
     def watch(self) -> None:
         """Begin: hold the packets of what is asleep, look at the activity of what runs."""
         if self.container.life.state is State.ASLEEP:
+            self.container.tally.asleep_since = time.time()
             self._doorbell.listen()
         elif self.container.life.state is State.RUNNING:
             self._lookout.look_in(0.0)
@@ -123,7 +125,21 @@ class Actor:
         for effect in effects:
             self._perform(effect)
         if self.container.life is not before:
+            self._count(before, event)
             await self._publish(before)
+
+    def _count(self, before: lifecycle.Life, event: lifecycle.Event) -> None:
+        tally, times = self.container.tally, self.container.times
+        tally.note(before, event, self.container.life, time.time())
+        match event:
+            case lifecycle.Slept():
+                tally.checkpoints.add(times.total(times.sleep) / 1e3)
+                self._tally.slept(times.sleep)
+            case lifecycle.Woke():
+                tally.restores.add(times.total(times.wake) / 1e3)
+                self._tally.woke(times.wake)
+            case _:
+                pass
 
     async def _publish(self, before: lifecycle.Life) -> None:
         container, after = self.container, self.container.life

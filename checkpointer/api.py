@@ -4,6 +4,8 @@ The plugin calls Report, the command line calls the rest. The plugin declares it
 package imports the other); a unit test compares the two.
 """
 
+import importlib.metadata
+
 from ttrpc import messages
 
 SERVICE = "zeropod.v1.Node"
@@ -46,6 +48,7 @@ m = messages.schema(
             (11, "reason", "string"),
             (12, "annotations", "map<string,string>"),
             (13, "policy", "Policy"),
+            (14, "kind", "string"),  # of `reason`
         ],
         "ReportRequest": [
             (1, "containers", "repeated Container"),
@@ -105,3 +108,11 @@ m = messages.schema(
         ],
     },
 )
+
+
+def version() -> str:
+    """Our version, from the installed distribution."""
+    try:
+        return importlib.metadata.version("zeropod")
+    except importlib.metadata.PackageNotFoundError:
+        return "0 (not installed)"

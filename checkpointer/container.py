@@ -14,6 +14,7 @@ from checkpointer import (
     processes,
     supervisor,
 )
+from checkpointer.tally import Tally
 from redirector import datapath
 from redirector.endpoints import Port
 from redirector.hold import Hold
@@ -50,6 +51,7 @@ class Container:
         image: Its committed image, while it sleeps or its pages are still being drained.
         drain: Its page daemon, while pages are still being brought in.
         ports: Those on which it listens, when last looked at.
+        tally: What was counted since the daemon took it over.
         called_off: Set when a sleep must stop before its commit; says why in `off_cause`.
     """
 
@@ -63,6 +65,7 @@ class Container:
     image: images.Image | None = None
     drain: lazy.Drain | None = None
     times: Times = dataclasses.field(default_factory=Times)
+    tally: Tally = dataclasses.field(default_factory=Tally)
     ports: frozenset[Port] = frozenset()
     busy: str = ""
     look_at: float = 0.0

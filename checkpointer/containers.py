@@ -32,6 +32,7 @@ class Record:
         pid: Host pid of PID 1 (the supervisor); 0 while it is not started.
         start_time: Of that process, in clock ticks since boot; with the pid it names one process for good.
         reason: Why it is not managed; "" when it is.
+        kind: The reason as a stable word, for metrics; "" when it is managed.
         policy: What its owner wants for it.
     """
 
@@ -44,6 +45,7 @@ class Record:
     pid: int = 0
     start_time: int = 0
     reason: str = ""
+    kind: str = ""
     policy: Policy = dataclasses.field(default_factory=Policy)
 
     @property

@@ -7,6 +7,7 @@ from collections import defaultdict
 
 from checkpointer import execwatch, images, settings, zygote
 from checkpointer.rush import Rush
+from checkpointer.tally import NodeTally
 from redirector import datapath
 
 DRAINS = 1000
@@ -19,6 +20,7 @@ class Engine:
 
     Attributes:
         drains: Threads for what waits for minutes.
+        tally: Durations of all sleeps and wakes.
         rush: Entered by wakes until their first byte is out.
         pod_locks: By sandbox id: only one container of a pod is being put to sleep at a time, because the second
             phase of a sleep holds the whole pod's packets.
@@ -32,6 +34,7 @@ class Engine:
     drains: concurrent.futures.Executor = dataclasses.field(
         default_factory=lambda: concurrent.futures.ThreadPoolExecutor(DRAINS, "drain")
     )
+    tally: NodeTally = dataclasses.field(default_factory=NodeTally)
     rush: Rush = dataclasses.field(default_factory=Rush)
     pod_locks: defaultdict[str, asyncio.Lock] = dataclasses.field(
         default_factory=lambda: defaultdict(asyncio.Lock)

@@ -94,6 +94,7 @@ class Moves:
         """Take down the hold, which holds nothing any more; its TAP must not be read any more."""
         hold, self._container.hold = self._container.hold, None
         if hold is not None:
+            self._container.tally.dropped += hold.dropped
             try:
                 await self._threaded(hold.close)
             except Exception as error:

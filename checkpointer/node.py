@@ -14,7 +14,17 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
-from checkpointer import adoption, api, containers, explain, lifecycle, processes, supervisor
+from checkpointer import (
+    adoption,
+    api,
+    containers,
+    explain,
+    lifecycle,
+    metrics,
+    processes,
+    supervisor,
+    view,
+)
 from checkpointer.actor import Actor
 from checkpointer.container import Container
 from checkpointer.engine import Engine
@@ -129,6 +139,7 @@ class Node:
             pid=message.pid if message.managed else 0,
             start_time=start_time,
             reason="" if message.managed else message.reason,
+            kind="" if message.managed else message.kind or "other",
             policy=Policy.of(message.policy),
         )
         if self._known.get(record.id) != record and record.id not in self._actors:
@@ -233,6 +244,12 @@ class Node:
         """Finish what is being done; nobody is woken: the maps go on holding what sleeps."""
         await asyncio.gather(*(actor.close() for actor in self._actors.values()))
         self._pool.shutdown()
+
+    def view(self) -> metrics.View:
+        """What a scrape sees; from any thread."""
+        managed = [actor.container for actor in list(self._actors.values())]
+        known = list(self._known.values())
+        return view.view(self.engine, known, managed, plugin=self.plugin_connected())
 
     # --- the API -----------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """The API's handlers: from messages to the node and back; nothing is decided here."""
 
-import importlib.metadata
 from typing import Any
 
 from checkpointer import api
@@ -20,7 +19,7 @@ def services(node: Node) -> server.Services:
 
     async def status(_request: Any, _: server.Context) -> Any:
         return api.m.Status(
-            version=version(),
+            version=api.version(),
             criu=node.engine.zygotes.bundle.version,
             plugin=node.plugin_connected(),
             since=node.since,
@@ -60,11 +59,3 @@ def services(node: Node) -> server.Services:
     ):
         offered.add(api.SERVICE, name, request, handler)
     return offered
-
-
-def version() -> str:
-    """Our version, from the installed distribution."""
-    try:
-        return importlib.metadata.version("zeropod")
-    except importlib.metadata.PackageNotFoundError:
-        return "0 (not installed)"

@@ -30,6 +30,9 @@ class Settings:
     """Threads for checkpoints, restores and looks at /proc; they wait for criu and the kernel most of the time, so
     more than the cores. A thundering herd beyond it queues."""
 
+    metrics_addr: str = "127.0.0.1:8080"
+    """Where Prometheus finds the metrics: `HOST:PORT`, `:PORT` for all addresses; empty for nowhere."""
+
     log_format: str = "text"
     """`text` for people, `json` for programs."""
 

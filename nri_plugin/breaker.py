@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from nri_plugin.reasons import NONE, Reason
+
 SHORT_LIFE = 10.0
 """Seconds; a container that lived longer has got on with the supervisor."""
 
@@ -34,14 +36,15 @@ class Breaker:
         if supervised and seconds < SHORT_LIFE:
             self._ended[uid, name] = (now, seconds)
 
-    def reason(self, uid: str, name: str) -> str:
-        """Return why the next life has to be plain, "" if it need not."""
+    def reason(self, uid: str, name: str) -> Reason:
+        """Return why the next life has to be plain, an empty reason if it need not."""
         when, lasted = self._ended.get((uid, name), (0.0, SHORT_LIFE))
         if lasted >= SHORT_LIFE or self._clock() - when >= MEMORY:
-            return ""
-        return (
+            return NONE
+        return Reason(
+            "short-life",
             f"its last life ended {lasted:.1f} s after the start under the supervisor, so this one"
-            " runs without; see the log of the previous container"
+            " runs without; see the log of the previous container",
         )
 
     def forget(self, uid: str) -> None:

@@ -21,6 +21,7 @@ from nri_plugin import (
     settings,
     stub,
 )
+from nri_plugin.reasons import NONE, Reason
 
 _log = logging.getLogger(__name__)
 
@@ -31,14 +32,18 @@ the start before the program is executed."""
 VERIFY_INTERVAL = 0.002
 """Seconds between two looks, doubled each time up to 0.1."""
 
-CREATED_WITHOUT_US = (
+CREATED_WITHOUT_US = Reason(
+    "created-without-plugin",
     "it was created while the plugin was not connected to the runtime; "
-    "delete the pod to have its successor managed"
+    "delete the pod to have its successor managed",
 )
-TOO_SLOW = "the plugin could not change its spec in time; restart the container"
-RUNS_PLAIN = (
+TOO_SLOW = Reason(
+    "too-slow", "the plugin could not change its spec in time; restart the container"
+)
+RUNS_PLAIN = Reason(
+    "runs-plain",
     "it runs without the supervisor although its spec names it: the plugin answered too late; "
-    "restart the container"
+    "restart the container",
 )
 
 
@@ -117,7 +122,8 @@ class Plugin:
             known = found.reason or self._breaker.reason(found.uid, found.name)
             reason = known or await self._inject(found.id)
         except Exception as error:  # the stub logs it; the container's owner hears of it too
-            reason = f"the plugin failed: {type(error).__name__}: {error}; see its log"
+            text = f"the plugin failed: {type(error).__name__}: {error}; see its log"
+            reason = Reason("internal", text)
             raise
         finally:
             self._known.change(found.id, injected=not reason, reason=reason)
@@ -212,7 +218,7 @@ class Plugin:
                 pid=pid,
                 state=state,
                 injected=self._original(container) is not None,
-                reason=wish.reason,
+                reason=Reason("annotation", wish.reason) if wish.reason else NONE,
             )
         )
 
@@ -235,23 +241,23 @@ class Plugin:
         elif not found.injected and not found.reason:
             self._spawn(self._explain(found.id), f"explain-{found.id[:12]}")
 
-    async def _inject(self, container_id: str) -> str:
-        """Put the supervisor into the stored spec; return why not, "" when done."""
+    async def _inject(self, container_id: str) -> Reason:
+        """Put the supervisor into the stored spec; return why not, an empty reason when done."""
         if self._runtime != "containerd":
-            return f"the container runtime is {self._runtime}; only containerd is supported"
-        reason = processes.missing_supervisor(self._config.container_dir)
-        if reason:
-            return reason
+            text = f"the container runtime is {self._runtime}; only containerd is supported"
+            return Reason("runtime", text)
+        if missing := processes.missing_supervisor(self._config.container_dir):
+            return Reason("not-installed", missing)
         try:
             record = await self._records.get(container_id)
             if injection.present(record.spec, self._config.container_dir):
-                return ""  # by another instance of ours, in a rolling update
+                return NONE  # by another instance of ours, in a rolling update
             reason = self._refusal(record)
             if not reason:
                 changed = injection.rewrite(record.spec, self._config.container_dir)
                 await self._records.put_spec(record, changed)
         except containers.ContainersError as error:
-            return f"its spec could not be changed: {error}"
+            return Reason("containerd", f"its spec could not be changed: {error}")
         return reason
 
     async def _explain(self, container_id: str) -> None:
@@ -260,14 +266,14 @@ class Plugin:
             reason = self._refusal(await self._records.get(container_id))
         except containers.ContainersError as error:
             _log.debug("container.unreadable", extra={"id": container_id, "reason": str(error)})
-            reason = ""
+            reason = NONE
         reason = reason or CREATED_WITHOUT_US
         found = self._known.change(container_id, reason=reason)
         if found is not None:
             fields = {"container": found.title, "id": found.id, "reason": reason}
             _log.warning("container.unmanaged", extra=fields)
 
-    def _refusal(self, record: containers.Record) -> str:
+    def _refusal(self, record: containers.Record) -> Reason:
         network = processes.shares_host_network(record.spec)
         return refusals.find(record.spec, refusals.Host(record.runtime, network))
 
@@ -295,7 +301,7 @@ class Plugin:
             return True  # nothing to claim any more
         if not found.managed:
             _log.info("container.managed", extra={"container": found.title, "pid": pid})
-        self._known.change(container_id, managed=True, reason="")
+        self._known.change(container_id, managed=True, reason=NONE)
         return True
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:

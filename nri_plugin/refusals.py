@@ -6,9 +6,11 @@ container has no capabilities in any version, and before 0.11 no seccomp profile
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from nri_plugin.reasons import NONE, Reason
 
 Spec: TypeAlias = Mapping[str, Any]
 """A runtime-spec config.json."""
@@ -73,13 +75,12 @@ class Host:
     network: bool = False
 
 
-def find(spec: Spec, host: Host) -> str:
-    """Return the reason why this container is not to be changed, "" if there is none."""
-    for check in _CHECKS:
-        reason = check(spec, host)
-        if reason:
-            return reason
-    return ""
+def find(spec: Spec, host: Host) -> Reason:
+    """Return the reason why this container is not to be changed, an empty one if there is none."""
+    for kind, check in _CHECKS.items():
+        if text := check(spec, host):
+            return Reason(kind, text)
+    return NONE
 
 
 def _runtime(_: Spec, host: Host) -> str:
@@ -188,18 +189,19 @@ def _mount_point(spec: Spec, _: Host) -> str:
     return ""
 
 
-_CHECKS: Sequence[Callable[[Spec, Host], str]] = (
-    _runtime,
-    _capabilities,
-    _network,
-    _processes,
-    _users,
-    _terminal,
-    _apparmor,
-    _seccomp,
-    _entrypoint,
-    _mount_point,
-)
+_CHECKS: Mapping[str, Callable[[Spec, Host], str]] = {
+    "runtime": _runtime,
+    "capabilities": _capabilities,
+    "host-network": _network,
+    "shared-processes": _processes,
+    "user-namespace": _users,
+    "terminal": _terminal,
+    "apparmor": _apparmor,
+    "seccomp": _seccomp,
+    "entrypoint": _entrypoint,
+    "mount-point": _mount_point,
+}
+"""The checks by the kind of their reason, in order."""
 
 
 def _namespace(spec: Spec, kind: str) -> Mapping[str, Any] | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nri_plugin import api
+from nri_plugin.reasons import NONE, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Container:
         state: as NRI says.
         injected: its stored spec names the supervisor.
         managed: its process was seen to be the supervisor.
-        reason: why it is not managed; "" if it is, or may become so.
+        reason: why it is not managed; empty if it is, or may become so.
         started: when it started, `time.monotonic()`; None: it has not.
     """
 
@@ -48,7 +49,7 @@ class Container:
     state: api.State = api.State.UNKNOWN
     injected: bool = False
     managed: bool = False
-    reason: str = ""
+    reason: Reason = NONE
     started: float | None = None
 
     @property

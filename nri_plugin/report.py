@@ -67,6 +67,7 @@ TABLE: messages.Table = {
         (11, "reason", "string"),
         (12, "annotations", "map<string,string>"),
         (13, "policy", "Policy"),
+        (14, "kind", "string"),  # of `reason`
     ],
     "ReportRequest": [
         (1, "containers", "repeated Container"),
@@ -172,6 +173,7 @@ def _message(container: registry.Container) -> messages.Message:
         state=container.state.name.lower(),
         managed=container.managed,
         reason=container.reason,
+        kind=container.reason.kind,
         policy=_api.Policy(**container.policy),
         annotations={key: value for key, value in annotations if len(value) <= LONGEST_VALUE},
     )

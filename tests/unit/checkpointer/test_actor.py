@@ -15,6 +15,7 @@ from checkpointer.container import Container
 from checkpointer.kinds import Kind
 from checkpointer.lifecycle import State
 from checkpointer.policy import Policy
+from checkpointer.tally import NodeTally
 
 RECORD = containers.Record(
     "id", "pod", "p", "n", "u", "c", pid=1, start_time=1, policy=Policy(scaledown=1.0)
@@ -26,7 +27,11 @@ async def actor(monkeypatch):
     """An actor of a container that runs, with nothing behind it."""
     container = Container(RECORD, mock.Mock())
     engine = SimpleNamespace(
-        execs=mock.Mock(), store=mock.Mock(), drains=None, pod_locks=defaultdict(asyncio.Lock)
+        execs=mock.Mock(),
+        store=mock.Mock(),
+        drains=None,
+        pod_locks=defaultdict(asyncio.Lock),
+        tally=NodeTally(),
     )
     monkeypatch.setattr(Container, "fail", mock.Mock())
     monkeypatch.setattr(sleep, "run", lambda *_: None)

@@ -68,7 +68,14 @@ def record(name, *, pid=0, started=0, reason=""):
 
 
 def reported(name):
-    fields = {"sandbox_id": "pod", "pod": "p", "namespace": "n", "uid": "u", "policy": Policy()}
+    fields = {
+        "sandbox_id": "pod",
+        "pod": "p",
+        "namespace": "n",
+        "uid": "u",
+        "policy": Policy(),
+        "kind": "other",
+    }
     return SimpleNamespace(
         **fields, id=name, name=name, pid=0, managed=False, reason="plain", state="running"
     )

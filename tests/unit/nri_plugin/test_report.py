@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from nri_plugin import api as nri
-from nri_plugin import registry, report
+from nri_plugin import reasons, registry, report
 from ttrpc import errors, frames, messages, server
 
 api = messages.schema("zeropod.v1", report.TABLE)
@@ -89,8 +89,9 @@ async def test_everything_first_then_changes(known, daemon):
         first = daemon.known["c1"]
         assert (first.pid, first.managed, first.state) == (11, True, "running")
         assert dict(first.annotations) == {"k": "v"}
-        known.put(container(2, reason="because"))
+        known.put(container(2, reason=reasons.Reason("why", "because")))
         await daemon.until(lambda: "c2" in daemon.known)
+        assert (daemon.known["c2"].reason, daemon.known["c2"].kind) == ("because", "why")
         known.change("c1", pid=12)
         known.remove("c2")
         await daemon.until(lambda: set(daemon.known) == {"c1"} and daemon.known["c1"].pid == 12)
