@@ -26,7 +26,7 @@ _FREEZE_SECONDS = 10
 _WARNINGS = 2
 _BEAT = 5.0  # seconds
 _MAX_MESSAGE = 1 << 20
-_TELLING = re.compile(r"^\([\d.]+\)\s+(?:\d+: )?(Error|Warn)")
+_TELLING = re.compile(r"^(?:\([\d.]+\))?\s*(?:\d+: )?(Error|Warn) ")  # time from log level 3 on
 _TOLD = 12
 
 Notify = Callable[[str], bool]

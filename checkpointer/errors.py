@@ -159,7 +159,7 @@ def reason_of(error: BaseException) -> str:
 def kind_of(error: BaseException, lines: tuple[str, ...] = ()) -> Kind:
     """Return the kind of any error; `lines` are criu's, which may know better."""
     found = error.kind if isinstance(error, CheckpointerError) else Kind.INTERNAL
-    if is_full(error) or (found in _CRIUS and any(map(tells_full, lines))):
+    if is_full(error) or (found in _CRIUS and any(map(tells_full, (str(error), *lines)))):
         return Kind.DISK_FULL
     return found
 

@@ -3,6 +3,10 @@
 An image is all the memory of a container, so everything is 0700 and root's. It is worth something on this boot only:
 what must survive a crash of ours is on the file system at once, and nothing has to survive a crash of the machine.
 The files are still synced before the commit, because that is where a full or broken disk shows itself.
+
+A wake must work on a disk without a free block or inode. So whatever it writes is there since the commit: criu's files
+are empty until then, and how far a restore has come is told by the permissions of one file, whose change takes no space
+on any file system.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +37,9 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _KEPT_FAILURES = 4  # newest of those kept for a look
 _KEPT_SECONDS = 24 * 3600.0
 _LOG_BYTES = 64 << 10  # tail of a kept log
-_BEGUN, _RELEASED = "restore.begun", "restore.released"
+_FENCE = "fence"
+_BEGUN, _RELEASED = "restore.begun", "restore.released"  # instead of it, in images of version 1
+_LATER = ("restore.log", "stats-restore")  # what criu opens for writing in a restore
 
 
 class Fence(enum.Enum):
@@ -41,6 +48,11 @@ class Fence(enum.Enum):
     NONE = enum.auto()  # never tried
     BEGUN = enum.auto()  # started, and the application has not run from it: it may be tried again
     RELEASED = enum.auto()  # the application was let go: this image must never be restored again
+
+    @property
+    def mode(self) -> int:
+        """The permissions that tell it: fresh, in use, used up."""
+        return {Fence.NONE: 0o600, Fence.BEGUN: 0o400, Fence.RELEASED: 0o000}[self]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,9 +69,20 @@ class Image:
 
     def fence_state(self) -> Fence:
         """Say how far a restore from it has come."""
-        if (self.path / _RELEASED).exists():
-            return Fence.RELEASED
-        return Fence.BEGUN if (self.path / _BEGUN).exists() else Fence.NONE
+        try:
+            mode = stat.S_IMODE((self.path / _FENCE).stat().st_mode)
+        except FileNotFoundError:
+            if (self.path / _RELEASED).exists():
+                return Fence.RELEASED
+            return Fence.BEGUN if (self.path / _BEGUN).exists() else Fence.NONE
+        # Whatever somebody made of it: not to be sure is to have used it.
+        return next((fence for fence in Fence if fence.mode == mode), Fence.RELEASED)
+
+    def _fence(self, fence: Fence) -> None:
+        try:
+            (self.path / _FENCE).chmod(fence.mode)
+        except FileNotFoundError:  # an image of version 1
+            os.close(os.open(self.path / _FENCE, os.O_CREAT | os.O_CLOEXEC, fence.mode))
 
     def begin(self) -> None:
         """Note that a restore starts.
@@ -67,23 +90,23 @@ class Image:
         Raises:
             ImageError: the application has already run from this image.
         """
-        if (self.path / _RELEASED).exists():
+        if self.fence_state() is Fence.RELEASED:
             raise ImageError(
                 "the image was used: its application has run on since", kind=Kind.IMAGE_USED
             )
-        (self.path / _BEGUN).touch(0o600)
+        self._fence(Fence.BEGUN)
 
     def release(self) -> None:
         """Note that the application is let go from it: done before it can run."""
-        (self.path / _RELEASED).touch(0o600)
+        self._fence(Fence.RELEASED)
 
     def withdraw(self) -> None:
         """Note that a restore failed before the application could run, and that nothing is left of it."""
-        (self.path / _BEGUN).unlink(missing_ok=True)
+        self._fence(Fence.NONE)
 
     def reopen(self) -> None:
         """Allow one more restore from an image that was used: only after a failed drain of its lazy pages."""
-        (self.path / _RELEASED).unlink(missing_ok=True)
+        self._fence(Fence.BEGUN)
 
     def drop(self) -> None:
         """Remove it; the rename makes it disappear at once, however large it is."""
@@ -97,6 +120,12 @@ def remove(path: Path) -> None:
         path.rename(doomed)
     except FileNotFoundError:
         return
+    except OSError as error:
+        if not is_full(error):
+            raise
+        # There is no room for another name; without its manifest it is no image either.
+        (path / manifests.NAME).unlink(missing_ok=True)
+        doomed = path
     shutil.rmtree(doomed, ignore_errors=True)
 
 
@@ -148,6 +177,8 @@ class Staged:
         try:
             written = self.path / manifests.NAME
             written.write_bytes(manifest.encode())
+            for name in (_FENCE, *_LATER):
+                (self.path / name).touch(0o600)
             for entry in self.path.iterdir():
                 if entry.is_file() and not entry.is_symlink():
                     self._sync(entry)
@@ -260,15 +291,16 @@ class Store:
         return path
 
     def keep_log(self, container_id: str, log: Path) -> Path | None:
-        """Keep the tail of a criu log; return where."""
+        """Keep the tail of a criu log; return where, None if that is not possible."""
+        directory = self._failed / f"{_checked(container_id)}~{time.time_ns()}"
+        kept = directory / log.name
         try:
             data = log.read_bytes()[-_LOG_BYTES:]
-        except OSError:
+            directory.mkdir(mode=0o700)
+            kept.write_bytes(data)
+        except OSError as error:
+            _log.info("log.lost", extra={"log": str(log), "error": str(error)})
             return None
-        directory = self._failed / f"{_checked(container_id)}~{time.time_ns()}"
-        directory.mkdir(mode=0o700)
-        kept = directory / log.name
-        kept.write_bytes(data)
         self._bound_failures()
         return kept
 

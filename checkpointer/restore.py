@@ -27,6 +27,7 @@ from checkpointer.images import Fence, Image
 from checkpointer.kinds import Kind
 from checkpointer.lazy import Drain, find
 from checkpointer.processes import Security
+from checkpointer.restored import Restored
 from checkpointer.supervisor import Signal, State, Supervisor, Target
 from checkpointer.worker import Worker
 from checkpointer.zygote import Zygotes
@@ -41,81 +42,7 @@ _ZOMBIES_DIE = (
     0.2  # a process that was a zombie is restored as one that ends by itself in a moment
 )
 _POLL = 0.0002
-_PLACINGS = 10  # a process may fork while its parent is being moved
 _TOLD = 3  # differences named in a reason
-
-
-class Restored:
-    """A container whose application runs again.
-
-    Attributes:
-        pid: The application, 0 if it has ended already.
-        phases: Milliseconds by phase; they add up to "total".
-        drain: Memory still being loaded, None after an eager restore.
-    """
-
-    def __init__(
-        self, target: Target, image: Image, pid: int, phases: dict[str, float], drain: Drain | None
-    ) -> None:
-        self._target = target
-        self._image = image
-        self.pid = pid
-        self.phases = phases
-        self.drain = drain
-
-    def tree(self) -> list[int]:
-        """Return the pids of the application's processes as they are now."""
-        return processes.tree(self.pid)
-
-    def resume(self) -> None:
-        """Tell the supervisor; it delivers what signals have waited, or ends as the application has ended since.
-
-        Raises:
-            SupervisorError: it does not obey.
-        """
-        supervisor = Supervisor(self._target.supervisor_pid)
-        try:
-            supervisor.tell(Signal.RESUME, State.RUN)
-        except SupervisorError:
-            if supervisor.alive():
-                raise
-
-    def settle(self) -> None:
-        """Do what could wait until the container's packets are with it: its other cgroups, its scheduling.
-
-        Raises:
-            RestoreError: a process cannot be brought into its cgroups; it must not run on outside of its limits.
-        """
-        wanted = cgroups.of(self._target.supervisor_pid)
-        stray: str | None = None
-        for _ in range(_PLACINGS):
-            cgroups.place(self.tree(), wanted)
-            stray = cgroups.misplaced(self.tree(), wanted)
-            if stray is None:
-                break
-        if stray is not None:
-            raise RestoreError(
-                f"the application cannot be placed: {stray}", kind=Kind.WRONG_CGROUP, retry=False
-            )
-        self._tune()
-
-    def _tune(self) -> None:
-        wanted = self._image.manifest.tuning
-        usual = processes.tuning(self._target.supervisor_pid)
-        for pid in self.tree():
-            for tid in _threads(pid):
-                # It may have ended, or have a priority by now that we may not give: no reason to end the application.
-                with contextlib.suppress(OSError):
-                    processes.tune(
-                        tid, wanted.get(processes.vpid(tid), usual) if wanted else usual
-                    )
-
-
-def _threads(pid: int) -> list[int]:
-    try:
-        return processes.tasks(pid)
-    except ProcessLookupError:
-        return []
 
 
 def restore(
@@ -162,8 +89,17 @@ def restore(
         else _SECONDS + image.manifest.pages_bytes / _BYTES_PER_SECOND
     )
     image.begin()
-    operation = _Restore(zygotes, target, image, time.monotonic() + limit)
-    return operation.run(lazy=lazy)
+    deadline = time.monotonic() + limit
+    if lazy:
+        try:
+            return _Restore(zygotes, target, image, deadline).run(lazy=True)
+        except RestoreError as error:
+            if not error.retry or error.kind not in {Kind.PAGE_DAEMON, Kind.DISK_FULL}:
+                raise
+            # A page daemon needs files of its own, and memory; without one it takes longer, that is all.
+            _log.warning("restore.eager container=%s: %s", target.container_id, error)
+        image.begin()
+    return _Restore(zygotes, target, image, deadline).run(lazy=False)
 
 
 def again(zygotes: Zygotes, target: Target, image: Image, drain: Drain) -> Restored:
@@ -276,11 +212,11 @@ class _Restore:
             self._inspect(tree)
             if self._drain is not None:
                 self._drain.hold()
+            self._image.release()
         except (CheckpointerError, OSError) as error:
             self._objection = error
             rescue.end(tree)  # criu would go on in spite of a no
             return False
-        self._image.release()
         self._released = True
         self._clock.phase("check")
         return True

@@ -10,10 +10,16 @@ from checkpointer import cgroups, errors, images, lazy, restore
 from checkpointer.clock import Clock
 from checkpointer.container import Container
 from checkpointer.engine import Engine
+from checkpointer.kinds import Kind, is_full
+from checkpointer.restored import Restored
 from redirector.errors import RedirectorError
 
 log = logging.getLogger(__name__)
 
+_PASSING = {
+    Kind.DISK_FULL: "free space or inodes on the disk of the images, or of the container's own files",
+}
+"""What will be otherwise some day, with the remedy: a wake waits for that as long as its container lives."""
 
 PATIENCE = 0.5
 """Seconds that a woken container's housekeeping gives way to other wakes. Until then it may use more CPU than its limit
@@ -49,7 +55,7 @@ def run(container: Container, engine: Engine) -> None:
         container.image = None
 
 
-def _first_byte(container: Container, engine: Engine, image: images.Image) -> restore.Restored:
+def _first_byte(container: Container, engine: Engine, image: images.Image) -> Restored:
     """What somebody waits for."""
     clock = Clock()
     tasks, pages = image.manifest.tasks, image.manifest.pages_bytes
@@ -58,9 +64,7 @@ def _first_byte(container: Container, engine: Engine, image: images.Image) -> re
     if not here and (no_room := cgroups.room(container.record.pid, pages, tasks)):
         raise errors.NoRoom(no_room)
     clock.phase("room")
-    restored = restore.restore(
-        engine.zygotes, container.target, image, lazy=lazy.worth(image.manifest)
-    )
+    restored = _restore(container, engine, image)
     inside = dict(restored.phases)
     inside.pop("total")
     clock.phase("restore")
@@ -71,6 +75,25 @@ def _first_byte(container: Container, engine: Engine, image: images.Image) -> re
     container.times.wake = _phases(clock, inside)
     engine.execs.release(container.record.id)
     return restored
+
+
+def _restore(container: Container, engine: Engine, image: images.Image) -> Restored:
+    """Restore; what is in the way only for a time is no failure of the image."""
+    try:
+        return restore.restore(
+            engine.zygotes, container.target, image, lazy=lazy.worth(image.manifest)
+        )
+    except errors.RestoreError as error:
+        if error.retry and error.kind in _PASSING:
+            raise errors.NoRoom(
+                f"{error.reason}; {_PASSING[error.kind]}", kind=error.kind
+            ) from error
+        raise
+    except OSError as error:
+        if is_full(error):
+            reason = f"{error}; {_PASSING[Kind.DISK_FULL]}"
+            raise errors.NoRoom(reason, kind=Kind.DISK_FULL) from error
+        raise
 
 
 def _replay(container: Container) -> None:

@@ -25,7 +25,7 @@
 // A guardian is its page daemon's parent and outlives ours. It keeps the connection and holds the descriptors that messages
 // of kinds "hh..." bring (duplicates of userfaultfds: while one is open, an application whose page daemon died blocks
 // instead of reading zeros), answering 'k'. When the page daemon ends, it writes the exit status to lazy.status in the image
-// directory; after 0 it exits, otherwise it holds on until it is killed.
+// directory and makes that read-only after 0; then it exits, otherwise it holds on until it is killed.
 //
 // The process stays out of reach of the containers it enters: not dumpable from the start, so that /proc/PID/{root,fd} of a
 // worker opens for nobody but the node's root.
@@ -331,12 +331,15 @@ static pid_t create_in_cgroup(const struct request *r, int connection)
 
 // --- the guardian ---
 
+// The file's permissions tell the good end, since they can be changed on a full disk; the number is for people.
 static void write_status(int directory, int status)
 {
 	char text[16];
 	int n = snprintf(text, sizeof text, "%d\n", status);
-	int fd = openat(directory, "lazy.status", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	int fd = openat(directory, "lazy.status", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 
+	if (fd >= 0 && status == 0)
+		fchmod(fd, 0400);
 	if (fd < 0 || write(fd, text, n) != n || fsync(fd) < 0 || fsync(directory) < 0)
 		dprintf(2, "zygote: lazy.status (%d): %s\n", status, strerror(errno));
 	if (fd >= 0)

@@ -353,14 +353,16 @@ def serve_pages(lazy: Zygote, images: Path) -> Answer:
 def test_lazy_round_trip(
     sleeping: tuple[Container, int], zygote: Zygote, lazy: Zygote, images: Path
 ) -> None:
-    """Restored lazily the memory is the same; once it is drained the status is 0 and the guardian is gone."""
+    """Restored lazily the memory is the same; once it is drained the status is 0, read-only, and the guardian is gone."""
     one, ballast = sleeping
+    (images / "lazy.status").touch(0o600)  # as a daemon does, so that it takes no inode in the end
     pages = serve_pages(lazy, images)
     wake(zygote, one, images, lazily=True)
     assert ask(one) == (2, ballast, 1, 2)
     assert ended(pages.pidfd)
     until((images / "lazy.status").exists)
     until(lambda: (images / "lazy.status").read_text() == "0\n")
+    assert (images / "lazy.status").stat().st_mode & 0o777 == 0o400
     assert pages.connection.recv(1) == b""
     until(lambda: not Path(f"/proc/{pages.guardian}").exists())
 
@@ -387,6 +389,7 @@ def test_guardian_writes_the_status_and_holds(
     os.kill(answer.pid, signal.SIGKILL)
     until((images / "lazy.status").exists)
     until(lambda: (images / "lazy.status").read_text() == "137\n")
+    assert (images / "lazy.status").stat().st_mode & 0o200
     os.set_blocking(read_end, False)
     with pytest.raises(BlockingIOError):
         os.read(read_end, 1)  # the other end is still held

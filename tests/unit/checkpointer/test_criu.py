@@ -146,4 +146,6 @@ def test_telling_lines_are_errors_and_warnings(tmp_path: Path) -> None:
     assert lines == tuple(f"(00.1) Error (y.c:{n}): no" for n in range(8, 20))
     log.write_text(noise)
     assert criu.telling(log) == ("(00.000002)     12: Error (x.c:1): inner",)
+    log.write_text("Dumping\n     8: Error (x.c:1): inner\nWarn  (y.c:2): odd\n")
+    assert criu.telling(log) == ("     8: Error (x.c:1): inner", "Warn  (y.c:2): odd")
     assert criu.telling(tmp_path / "none") == ()

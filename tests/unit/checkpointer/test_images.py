@@ -161,6 +161,60 @@ def test_the_fence_goes_one_way(store: Store) -> None:
         image.begin()
 
 
+def test_a_fence_takes_no_space(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far a restore has come is told without a new file or block: a full disk costs no wake."""
+    image = committed(store)
+    before = set(image.path.iterdir())
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "open", full)
+    image.begin()
+    image.withdraw()
+    image.begin()
+    image.release()
+    image.reopen()
+    assert image.fence_state() is Fence.BEGUN
+    assert set(image.path.iterdir()) == before
+    assert {"fence", "restore.log", "stats-restore"} <= {path.name for path in before}
+
+
+def test_a_fence_that_says_nothing_known_is_closed(store: Store) -> None:
+    """Of an image that somebody has tampered with nothing is restored."""
+    image = committed(store)
+    (image.path / "fence").chmod(0o755)
+    assert image.fence_state() is Fence.RELEASED
+
+
+@pytest.mark.parametrize(
+    ("files", "fence"),
+    [
+        ((), Fence.NONE),
+        (("restore.begun",), Fence.BEGUN),
+        (("restore.begun", "restore.released"), Fence.RELEASED),
+    ],
+)
+def test_fences_of_the_first_version_hold(
+    store: Store, files: tuple[str, ...], fence: Fence
+) -> None:
+    """An image that an earlier version began to use is seen as it left it, and used on as it is now."""
+    image = committed(store)
+    (image.path / "fence").unlink()
+    for name in files:
+        (image.path / name).touch()
+    assert image.fence_state() is fence
+    if fence is Fence.RELEASED:
+        with pytest.raises(ImageError, match="has run on since"):
+            image.begin()
+        image.reopen()
+    else:
+        image.begin()
+    assert image.fence_state() is Fence.BEGUN
+    image.withdraw()
+    assert image.fence_state() is Fence.NONE
+
+
 def test_dropping_twice_is_fine(store: Store) -> None:
     """A dropped image is gone; dropping it again does nothing."""
     image = committed(store)
@@ -168,6 +222,29 @@ def test_dropping_twice_is_fine(store: Store) -> None:
     image.drop()
     store.drop(ID)
     assert (store.load(ID), store.usage()) == (None, 0)
+
+
+def test_an_image_goes_although_there_is_no_room_for_another_name(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rename may need a block of the directory; to remove an image is how a full disk gets room again."""
+    image = committed(store)
+
+    def full(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "rename", full)
+    image.drop()
+    assert store.load(ID) is None
+    assert store.usage() == 0
+
+
+def test_a_log_that_cannot_be_kept_is_let_go(store: Store, tmp_path: Path) -> None:
+    """Whoever keeps a log has an application to bring back: a full disk must not stop that."""
+    (store.root / "failed").rmdir()
+    log = tmp_path / "dump.log"
+    log.write_text("x")
+    assert store.keep_log(ID, log) is None
 
 
 def test_few_failures_are_kept(store: Store) -> None:

@@ -6,9 +6,10 @@ from unittest import mock
 
 import pytest
 
-from checkpointer import restore
+from checkpointer import restore, restored
 from checkpointer.errors import RestoreError
 from checkpointer.images import Fence
+from checkpointer.kinds import Kind
 from checkpointer.processes import Tuning
 from checkpointer.supervisor import State, Target
 
@@ -74,8 +75,8 @@ def test_tuning_goes_on_past_threads_that_refuse(monkeypatch, image):
         vpid=lambda tid: tid - 3,
         tune=tune,
     )
-    monkeypatch.setattr(restore, "processes", fakes)
-    restore.Restored(TARGET, image, 10, {}, None)._tune()
+    monkeypatch.setattr(restored, "processes", fakes)
+    restored.Restored(TARGET, image, 10, {}, None)._tune()
 
     assert tuned == {10: USUAL._replace(ioprio=9), 13: USUAL}
 
@@ -101,3 +102,42 @@ def test_what_ends_by_itself_is_no_difference(image):
     operation = restore._Restore(mock.Mock(), Target("id", os.getpid()), image, 0.0)
 
     assert operation._differences([2**22 + 1]) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "retry", "tries"),
+    [
+        (Kind.PAGE_DAEMON, True, [True, False]),
+        (Kind.DISK_FULL, True, [True, False]),
+        (Kind.PAGE_DAEMON, False, [True]),
+        (Kind.CRIU_FAILED, True, [True]),
+    ],
+)
+def test_what_a_page_daemon_cannot_do_is_done_without(
+    monkeypatch, supervisor, image, kind, retry, tries
+):
+    """It needs files and memory of its own. Not again if the application may have run, or for any other reason."""
+    tried = []
+
+    class Operation:
+        def __init__(self, *_):
+            pass
+
+        def run(self, *, lazy):
+            tried.append(lazy)
+            if lazy:
+                raise RestoreError("no", kind=kind, retry=retry)
+            return mock.sentinel.restored
+
+    supervisor.application.return_value = None
+    image.fence_state.return_value = Fence.NONE
+    image.manifest.pages_bytes = 0
+    monkeypatch.setattr(restore, "_Restore", Operation)
+
+    if len(tries) == 2:
+        assert restore.restore(mock.Mock(), TARGET, image, lazy=True) is mock.sentinel.restored
+    else:
+        with pytest.raises(RestoreError):
+            restore.restore(mock.Mock(), TARGET, image, lazy=True)
+
+    assert tried == tries

@@ -1,0 +1,179 @@
+"""The failure matrix of docs/failures.md, a line each: the application runs on, or its image is kept.
+
+What kills a process of ours at some moment is in test_crashes.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from node import sleepers
+
+from checkpointer import settings
+from dev import cri
+
+Pods = Callable[..., cri.Pod]
+
+STATE = settings.Settings().state_dir
+
+
+def restart_daemon() -> None:
+    """A planned restart: it is back when this returns."""
+    pid = sleepers.service_pid("daemon")
+    os.kill(pid, signal.SIGTERM)
+    cri.until(lambda: not sleepers.alive(pid), 30)
+    sleepers.ready()
+
+
+@contextlib.contextmanager
+def small_disk(at: Path, **options: str) -> Iterator[Path]:
+    """Mount a small file system somewhere."""
+    words = ",".join(f"{name}={value}" for name, value in {"mode": "700", **options}.items())
+    subprocess.run(["mount", "-t", "tmpfs", "-o", words, "small", at], check=True)
+    try:
+        yield at
+    finally:
+        # A page daemon may have its last image open for a moment more.
+        cri.until(lambda: subprocess.run(["umount", at], check=False).returncode == 0, 20)
+
+
+@contextlib.contextmanager
+def small_state(**options: str) -> Iterator[Path]:
+    """While the context lasts the images are on a small file system."""
+    with small_disk(STATE, **options) as disk:
+        restart_daemon()
+        yield disk
+    restart_daemon()
+
+
+@contextlib.contextmanager
+def no_bytes(disk: Path) -> Iterator[None]:
+    """Fill a file system to its last block."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 20))
+    with ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 12))
+    try:
+        assert os.statvfs(disk).f_bavail == 0
+        yield
+    finally:
+        ballast.unlink()
+
+
+@contextlib.contextmanager
+def no_inodes(disk: Path) -> Iterator[None]:
+    """Take every inode of a file system."""
+    ballast = disk / "ballast"
+    ballast.mkdir()
+    with contextlib.suppress(OSError):
+        for number in range(1 << 20):
+            (ballast / str(number)).touch()
+    try:
+        assert os.statvfs(disk).f_favail == 0
+        yield
+    finally:
+        for file in ballast.iterdir():
+            file.unlink()
+        ballast.rmdir()
+
+
+@contextlib.contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """While the context lasts these processes do not run."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+# --- the disk of the images -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exhausted", [no_bytes, no_inodes])
+@pytest.mark.parametrize("size", [1, 64])
+def test_a_wake_needs_no_space(
+    pods: Pods, exhausted: Callable[[Path], contextlib.AbstractContextManager[None]], size: int
+) -> None:
+    """With the disk of the images full to the last block or inode a sleeping container wakes, large ones eagerly."""
+    with small_state(size="256m", nr_inodes="1000") as disk:
+        one = sleepers.python(pods, f"ballast = os.urandom({size} << 20)")
+        with one.talk() as talk:
+            talk.ask("memory.update(a=1)")
+            one.sleep()
+            with exhausted(disk):
+                assert talk.ask("memory['a'], len(ballast)") == [1, size << 20]
+                assert one.reach("RUNNING")["failed_wakes"] == 0
+            one.sleep()
+            assert talk.ask("memory['a']") == 1
+        cri.until(lambda: not one.info()["draining"], 10)
+        one.unharmed()
+
+
+@pytest.mark.timeout(120)
+def test_the_disk_fills_up_while_pages_come_in(pods: Pods) -> None:
+    """Pages that are still being loaded when the disk gets full all come, and nothing since the wake is undone."""
+    with small_state(size="400m") as disk:
+        one = sleepers.python(pods, "ballast = os.urandom(300 << 20)")
+        digest = one.ask("hash(ballast)")
+        for number in range(10):  # it takes a tenth of a second, and has to be caught
+            one.sleep()
+            with one.talk() as talk, contextlib.ExitStack() as stack:
+                talk.send(f"memory.update(since={number}) or 1")
+                one.reach("RUNNING")
+                with stopped(sleepers.descendants(sleepers.helpers()["lazy"])):
+                    draining = one.info()["draining"]
+                    if draining:
+                        stack.enter_context(no_bytes(disk))
+                assert talk.answer() == 1
+                cri.until(lambda: not one.info()["draining"], 30)
+                assert talk.ask("memory['since'], hash(ballast)") == [number, digest]
+            if draining:
+                break
+        else:
+            pytest.fail("no drain was met")
+        one.unharmed()
+
+
+def test_the_containers_disk_is_full_at_the_wake(pods: Pods, tmp_path: Path) -> None:
+    """A wake that finds no room for a deleted file of the application is held, however long, and works once there is."""
+    with small_disk(tmp_path, size="1m"):
+        setup = "f = open('/data/f', 'w+'); f.write('x' * 65536); f.flush(); os.unlink('/data/f')"
+        mount = {"container_path": "/data", "host_path": str(tmp_path)}
+        one = sleepers.python(pods, setup, mounts=[mount])
+        with one.talk() as talk:
+            one.sleep()
+            with no_bytes(tmp_path):
+                talk.send("f.seek(0), len(f.read())")
+                cri.until(lambda: one.info()["kind"] == "disk-full", 10)
+                assert not no_failure(one, 4)
+                assert one.state == "WAKING"
+                assert "free space" in one.why()
+            assert talk.answer() == [0, 65536]
+        one.unharmed()
+        one.container.pod.remove()
+
+
+def no_failure(one: sleepers.Sleeper, seconds: float) -> str:
+    """Watch a wake that is held for some seconds; what is wrong with it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        now = one.info()
+        if now["state"] != "WAKING" or now["failed_wakes"]:
+            return str(now)
+        time.sleep(0.1)
+    return ""

@@ -1,0 +1,64 @@
+"""What a wake makes of a restore that fails; processes are stand-ins."""
+
+import errno
+import os
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+
+from checkpointer import cgroups, errors, restore, wake
+from checkpointer.images import Fence
+from checkpointer.kinds import Kind
+from checkpointer.rush import Rush
+
+
+@pytest.fixture
+def container():
+    """A container that sleeps."""
+    image = mock.Mock(manifest=mock.Mock(tasks=1, pages_bytes=1, processes=1))
+    image.fence_state.return_value = Fence.NONE
+    return mock.Mock(image=image, hold=None)
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    monkeypatch.setattr(cgroups, "room", lambda *_: None)
+    return SimpleNamespace(rush=Rush(), zygotes=mock.Mock(), execs=mock.Mock())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        errors.RestoreError("criu found the disk full", kind=Kind.DISK_FULL),
+    ],
+)
+def test_a_full_disk_holds_a_wake(monkeypatch, container, engine, error):
+    """Whoever noticed it: it is no failure of the image, and the reason says what to do."""
+    monkeypatch.setattr(restore, "restore", mock.Mock(side_effect=error))
+
+    with pytest.raises(errors.NoRoom, match="free space") as caught:
+        wake.run(container, engine)
+
+    assert caught.value.kind is Kind.DISK_FULL
+    container.image.drop.assert_not_called()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+        errors.RestoreError("no", kind=Kind.CRIU_FAILED),
+        errors.RestoreError("full, but it has run", kind=Kind.DISK_FULL, retry=False),
+    ],
+)
+def test_another_failure_is_one(monkeypatch, container, engine, error):
+    """What will not pass by itself counts as a failed try."""
+    monkeypatch.setattr(restore, "restore", mock.Mock(side_effect=error))
+
+    with pytest.raises(type(error)) as caught:
+        wake.run(container, engine)
+
+    assert caught.value is error
