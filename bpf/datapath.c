@@ -105,17 +105,14 @@ static __always_inline int has_payload(struct packet *p)
     return p->proto == IPPROTO_UDP || (p->payload && !(p->flags & (FLAG_SYN | FLAG_RST)));
 }
 
-/* The pod wants to know nothing of this peer, or of its own port. Asleep the daemon looks, frame by frame. */
-static __always_inline int is_ignored(u32 slot, struct pod *pod, struct packet *p, u8 *peer, u16 port)
+/* The pod wants to know nothing of this peer. Asleep the daemon looks, frame by frame. */
+static __always_inline int is_ignored(u32 slot, struct pod *pod, struct packet *p, u8 *peer)
 {
-    struct port_key own = {.slot = slot, .port = port, .proto = p->proto};
     struct network_key net = {.bits = 32 + 128, .slot = slot};
     u32 *version;
 
     if (!pod || !pod->ignores)
         return 0;
-    if (unheard.lookup(&own))
-        return 1;
     __builtin_memcpy(net.address, peer, 16);
     version = networks.lookup(&net);
     /* ::/0 has mapped IPv4 in it, and nobody who writes it means that. */
@@ -126,7 +123,7 @@ static __always_inline void note_in(struct __sk_buff *skb, u32 slot, struct pod 
 {
     struct activity *a;
 
-    if (!has_payload(p) || is_ignored(slot, pod, p, p->source, p->dport))
+    if (!has_payload(p) || is_ignored(slot, pod, p, p->source))
         return;
     if (p->proto == IPPROTO_TCP && p->payload == 1 && is_keepalive(skb, p))
         return;
@@ -139,7 +136,7 @@ static __always_inline void note_out(u32 slot, struct pod *pod, struct packet *p
 {
     struct activity *a;
 
-    if (!has_payload(p) || is_ignored(slot, pod, p, p->target, p->sport))
+    if (!has_payload(p) || is_ignored(slot, pod, p, p->target))
         return;
     a = activity_of(slot, p->sport, p->proto);
     if (a)

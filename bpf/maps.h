@@ -61,7 +61,7 @@ struct pod {
     u32 holds;      /* how many of its containers hold something; 0: nothing to look up */
     u32 everything; /* the hold in MODE_EVERYTHING, or 0 */
     u32 fallback;   /* takes fragments whose first one nobody saw */
-    u32 ignores;    /* whether it has entries in `networks` or `unheard` */
+    u32 ignores;    /* whether it has entries in `networks` */
     u64 quarantine; /* until then (CLOCK_MONOTONIC ns) what finds no socket is dropped, not reset */
     struct iface ifaces[MAX_IFACES];
 };
@@ -102,9 +102,8 @@ struct name {
 BPF_F_TABLE("hash:" MAPS "/pods", u32, struct pod, pods, 65536, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash:" MAPS "/ports", struct port_key, u32, ports, 65536, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash:" MAPS "/conns", struct conn_key, u32, conns, 262144, BPF_F_NO_PREALLOC);
-/* What is no activity: peers (the value is their IP version, 4 or 6), and the pod's own ports. */
+/* Peers whose traffic is no activity; the value is their IP version, 4 or 6. */
 BPF_F_TABLE("lpm_trie:" MAPS "/networks", struct network_key, u32, networks, 65536, BPF_F_NO_PREALLOC);
-BPF_F_TABLE("hash:" MAPS "/unheard", struct port_key, u32, unheard, 65536, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("array:" MAPS "/holds", u32, struct hold, holds, MAX_HOLDS, 0);
 BPF_F_TABLE("array:" MAPS "/counts", u32, struct counts, counts, MAX_HOLDS, 0);
 BPF_F_TABLE("lru_hash:" MAPS "/activity", struct port_key, struct activity, activity, 16384, 0);

@@ -49,7 +49,6 @@ PODS = Layout("pods", _U32, struct.Struct("=IIIIQ" + "I6s2x" * MAX_IFACES))
 PORTS = Layout("ports", struct.Struct("=HHB3x"), _U32)
 CONNS = Layout("conns", struct.Struct("=16s16sHHHBx"), _U32)
 NETWORKS = Layout("networks", struct.Struct("=II16s"), _U32)
-UNHEARD = Layout("unheard", PORTS.key, _U32)
 HOLDS = Layout("holds", _U32, struct.Struct("=IIQI4x"))
 COUNTS = Layout("counts", _U32, struct.Struct("=QQ"))
 ACTIVITY = Layout("activity", PORTS.key, struct.Struct("=QQ"))
@@ -57,7 +56,7 @@ FRAGS = Layout("frags", struct.Struct("=16s16sIHBx"), _U32)
 POD_NAMES = Layout("pod_names", _U32, _NAME)
 HOLD_NAMES = Layout("hold_names", _U32, _NAME)
 LAYOUTS = (
-    *(PODS, PORTS, CONNS, NETWORKS, UNHEARD, HOLDS, COUNTS, ACTIVITY, FRAGS),
+    *(PODS, PORTS, CONNS, NETWORKS, HOLDS, COUNTS, ACTIVITY, FRAGS),
     *(POD_NAMES, HOLD_NAMES),
 )
 
@@ -283,7 +282,6 @@ class Maps:
         self.conns = Map(fd(CONNS), CONNS, key=conn, value=_INDEX)
         network = (_pack_network, _unpack_network)
         self.networks = Map(fd(NETWORKS), NETWORKS, key=network, value=_INDEX)
-        self.unheard = Map(fd(UNHEARD), UNHEARD, key=_PORT, value=_INDEX)
         hold = (
             lambda entry: HOLDS.value.pack(*entry),
             lambda data: HoldEntry(*HOLDS.value.unpack(data)),

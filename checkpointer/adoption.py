@@ -24,6 +24,7 @@ from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.lifecycle import Life, State
 from checkpointer.reconcile import Verdict
+from redirector.endpoints import Port
 from redirector.ignored import Ignored
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[li
         OSError, errors.CheckpointerError: It cannot be taken over; it runs on as it is.
     """
     pod = engine.datapath.attach(record.pid, record.sandbox_id)
-    pod.ignore(Ignored.of(record.policy.ignore_from, record.policy.ignore_ports))
+    pod.ignore(Ignored.of(record.policy.ignore_from))
     container = Container(record, pod)
     _let_criu_end(container, engine)
     container.image = _image(container, engine)
@@ -118,8 +119,12 @@ def _asleep(container: Container, engine: Engine) -> Container:
     if image is None:
         raise errors.ImageError("asleep without an image")
     held = image.manifest.held
-    container.ports = held.ports
-    container.hold = container.pod.adopt(container.record.id, held.ports, held.connections)
+    # Of the UDP ports held, those on which it serves, and not those from which it asks, were known before its dump.
+    listening = image.manifest.notes.get("ports", held.ports)
+    container.ports = frozenset(Port(*port) for port in listening)
+    container.hold = container.pod.adopt(
+        container.record.id, held.ports, held.connections, container.unheeded
+    )
     engine.execs.hold(container.record.id, container.record.pid)
     container.life = Life(State.ASLEEP, cause="adopted")
     container.since = image.manifest.created

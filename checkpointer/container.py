@@ -82,6 +82,11 @@ class Container:
         """Its ports whose traffic is activity and wakes it."""
         return frozenset(filter(self.record.policy.heeds, self.ports))
 
+    @property
+    def unheeded(self) -> frozenset[Port]:
+        """The others: what comes to them is held with the rest, and wakes nobody."""
+        return self.ports - self.heeded
+
     def sessions(self) -> list[int]:
         """Processes in the container that are not the application's: those of kubectl exec, and what they left."""
         application = self.supervisor.application()

@@ -87,13 +87,13 @@ def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> d
     def frozen(snapshot: dump.Frozen) -> dict[str, Any]:
         try:
             _last_look(container, sockets.table(application), own, snapshot.held.exclusive)
-            hold.only(snapshot.held.ports, snapshot.held.connections)
+            hold.only(snapshot.held.ports, snapshot.held.connections, container.unheeded)
             if wake := hold.receive():
                 raise CalledOff(wake.kind)
         except errors.Refused as refused:
             raised.append(refused)
             raise
-        return {}
+        return {"ports": sorted(container.ports)}
 
     try:
         result = dump.dump(engine.zygotes, container.target, engine.store, frozen=frozen)

@@ -163,11 +163,15 @@ class Pod:
             return self._make(container_id)
 
     def adopt(
-        self, container_id: str, ports: Iterable[Port], connections: Iterable[Connection]
+        self,
+        container_id: str,
+        ports: Iterable[Port],
+        connections: Iterable[Connection],
+        quiet: Iterable[Port] = (),
     ) -> Hold:
         """Make the hold of a container that was put to sleep by a process that is gone.
 
-        What the maps hold stays held throughout; `ports` and `connections` come from its image.
+        What the maps hold stays held throughout; the arguments come from its image, see `Hold.only`.
         """
         with self._lock:
             self._state.recover()
@@ -176,7 +180,7 @@ class Pod:
             hold = self._make(container_id)
             if former is not None:
                 former.discard()  # an adoption that failed half-way, tried again
-            hold.rearm(ports, connections)
+            hold.rearm(ports, connections, quiet)
             return hold
 
     def abandon(self, container_id: str) -> None:

@@ -139,10 +139,14 @@ def parse(frame: bytes) -> Frame | None:
 
 
 class Claims(NamedTuple):
-    """What a container holds: its ports, and its connections as (local, remote); and what of it wakes nobody."""
+    """What a container holds: its ports, and its connections as (local, remote).
+
+    What comes to `quiet` ports or from `ignored` peers is held with the rest and wakes nobody.
+    """
 
     ports: Container[Port] = frozenset()
     connections: Container[tuple[Address, Address]] = frozenset()
+    quiet: Container[Port] = frozenset()
     ignored: Ignored = Ignored()
 
     def holds(self, frame: Frame) -> bool:
@@ -153,7 +157,8 @@ class Claims(NamedTuple):
 
     def ignores(self, frame: Frame) -> bool:
         """Tell whether a frame is held only to be answered with the others; a later fragment shows its peer only."""
-        return self.ignored.has(frame.source.ip, frame.target.port)
+        port = Port(frame.proto, frame.target.port)
+        return port in self.quiet or self.ignored.has(frame.source.ip)
 
     def wake(self, frame: Frame) -> Wake | None:
         """Return the reason to wake that a frame is, if any.

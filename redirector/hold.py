@@ -65,6 +65,7 @@ class Hold:
         self._lock = threading.RLock()
         self._backlog = Backlog(settings)
         self._claims = Claims(ignored=state.ignored)
+        self._quiet: frozenset[Port] = frozenset()
         self._ports: frozenset[Port] = frozenset()
         self._connections: frozenset[Connection] = frozenset()
         self._mode = maps.MODE_OFF
@@ -106,12 +107,19 @@ class Hold:
             self._state.begin_everything(self.number, others)
             self._set_mode(maps.MODE_EVERYTHING)
 
-    def only(self, ports: Iterable[Port], connections: Iterable[Connection]) -> None:
+    def only(
+        self,
+        ports: Iterable[Port],
+        connections: Iterable[Connection],
+        quiet: Iterable[Port] = (),
+    ) -> None:
         """Asleep: hold these, and give back at once what was caught beyond them in phase 2.
 
-        The next `receive` tells whether a reason to wake is among what is kept.
+        The next `receive` tells whether a reason to wake is among what is kept. What comes to `quiet`
+        ports is none.
         """
         with self._lock:
+            self._quiet = frozenset(quiet)
             self._claim(frozenset(ports), frozenset(connections))
             self._set_mode(maps.MODE_SET)
             self._state.end_everything(self.number)
@@ -129,7 +137,8 @@ class Hold:
             self._maps.conns.put(self._state.connection_key(connection), self.number)
         self._unclaim(self._ports - ports, self._connections - connections)
         self._ports, self._connections = ports, connections
-        self._claims = Claims(ports, frozenset(map(_ends, connections)), self._state.ignored)
+        ends = frozenset(map(_ends, connections))
+        self._claims = Claims(ports, ends, self._quiet, self._state.ignored)
 
     def _unclaim(self, ports: frozenset[Port], connections: frozenset[Connection]) -> None:
         registry = self._state.registry
@@ -149,12 +158,18 @@ class Hold:
         """Redirected frames that no longer wait anywhere."""
         return self._written + self._backlog.dropped + self._lost
 
-    def rearm(self, ports: Iterable[Port], connections: Iterable[Connection]) -> None:
+    def rearm(
+        self,
+        ports: Iterable[Port],
+        connections: Iterable[Connection],
+        quiet: Iterable[Port] = (),
+    ) -> None:
         """Take over from a process that died: hold as `only` does, then count from here.
 
         Frames redirected to the dead TAP are counted in the map but will never come.
         """
         with self._lock:
+            self._quiet = frozenset(quiet)
             self._claim(frozenset(ports), frozenset(connections))
             self._set_mode(maps.MODE_SET)
             time.sleep(_SILENCE)

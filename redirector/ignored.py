@@ -12,38 +12,30 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 class Ignored(NamedTuple):
-    """What a pod does not want to be kept awake or woken by.
-
-    Attributes:
-        networks: Where its peers may be; IPv4-mapped ones are IPv4.
-        ports: Ports of its own, TCP and UDP.
-    """
+    """Networks of peers that a pod does not want to be kept awake or woken by; IPv4-mapped ones are IPv4."""
 
     networks: frozenset[Network] = frozenset()
-    ports: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, networks: Iterable[str], ports: Iterable[int]) -> Self:
+    def of(cls, networks: Iterable[str]) -> Self:
         """From CIDRs as people write them.
 
         Raises:
             ValueError: one of them is none.
         """
-        return cls(frozenset(map(_network, networks)), frozenset(ports))
+        return cls(frozenset(map(_network, networks)))
 
-    def has(self, peer: bytes, port: int) -> bool:
-        """Tell whether traffic is ignored, by the peer's 16 bytes (IPv4 mapped) and the own port."""
-        if port in self.ports:
-            return True
+    def has(self, peer: bytes) -> bool:
+        """Tell whether a peer is ignored, by its 16 bytes (IPv4 mapped)."""
         if not self.networks:
             return False
         address = ipaddress.IPv6Address(peer)
         plain = address.ipv4_mapped or address
         return any(plain in network for network in self.networks)
 
-    def has_peer(self, ip: str, port: int) -> bool:
+    def has_ip(self, ip: str) -> bool:
         """Tell the same of an address as text."""
-        return bool(self.networks or self.ports) and self.has(pack_address(ip), port)
+        return bool(self.networks) and self.has(pack_address(ip))
 
 
 def _network(text: str) -> Network:

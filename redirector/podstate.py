@@ -6,7 +6,7 @@ import contextlib
 import threading
 
 from bpf import maps
-from bpf.maps import PROTOCOLS, ConnKey, Iface, NetworkKey, PodEntry, PortKey
+from bpf.maps import ConnKey, Iface, NetworkKey, PodEntry, PortKey
 from redirector.endpoints import Connection, Others, Port
 from redirector.errors import BusyError
 from redirector.ignored import Ignored
@@ -72,18 +72,13 @@ class PodState:
         number, tables = self.slot.number, self.registry.maps
         with self._lock:
             self.ignored = ignored
-            if self._retired or not (ignored.networks or ignored.ports or self._entry.ignores):
+            if self._retired or not (ignored.networks or self._entry.ignores):
                 return
-            networks = {NetworkKey(number, network) for network in ignored.networks}
-            unheard = {
-                PortKey(number, proto, port) for port in ignored.ports for proto in PROTOCOLS
-            }
-            for network in networks:
-                tables.networks.put(network, network.network.version)
-            for key in unheard:
-                tables.unheard.put(key, 1)
-            self.registry.drop_ignored(number, keep=networks | unheard)
-            self._store(self._entry._replace(ignores=int(bool(networks or unheard))))
+            keys = {NetworkKey(number, network) for network in ignored.networks}
+            for key in keys:
+                tables.networks.put(key, key.network.version)
+            self.registry.drop_networks(number, keep=keys)
+            self._store(self._entry._replace(ignores=int(bool(keys))))
 
     def enter(self, hold: int) -> None:
         """Count `hold` among the holds of the pod, which makes the programs look."""

@@ -120,21 +120,18 @@ class Registry:
         for key in list(keys):
             self.maps.conns.drop(key)
 
-    def drop_ignored(self, slot: int, keep: Container[NetworkKey | PortKey] = ()) -> None:
+    def drop_networks(self, slot: int, keep: Container[NetworkKey] = ()) -> None:
         """Remove what a pod ignores, but `keep`."""
-        for network in self.maps.networks:
-            if network.slot == slot and network not in keep:
-                self.maps.networks.drop(network)
-        for key in self.maps.unheard:
+        for key in self.maps.networks:
             if key.slot == slot and key not in keep:
-                self.maps.unheard.drop(key)
+                self.maps.networks.drop(key)
 
     def drop_slot(self, number: int) -> None:
         """Forget a pod, so that its slot can be another's."""
         for hold in self.hold_ids(number).values():
             self.drop_hold(hold)
         self.maps.pods.drop(number)
-        self.drop_ignored(number)
+        self.drop_networks(number)
         self.drop_ports(key for key in self.maps.ports if key.slot == number)
         self.drop_connections(key for key in self.maps.conns if key.slot == number)
         for key in self.maps.activity:

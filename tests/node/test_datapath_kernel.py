@@ -552,9 +552,8 @@ def test_a_held_datagram_is_activity_when_it_is_delivered(lab: Lab, pod: Pod, ho
 
 
 @both_families
-@pytest.mark.parametrize("by", ["network", "port"])
-def test_what_is_ignored_is_no_activity(lab: Lab, pod: Pod, family: int, by: str):
-    """Neither its questions nor our answers, by address or by port; without the rule both count again."""
+def test_ignored_peers_are_no_activity(lab: Lab, pod: Pod, family: int):
+    """Neither their questions nor our answers; without the rule both count again."""
     listener = lab.serve(family)
     port, (peer, end) = tcp(listener), lab.connect(listener)
 
@@ -569,22 +568,19 @@ def test_what_is_ignored_is_no_activity(lab: Lab, pod: Pod, family: int, by: str
     right, wrong = ["10.231.0.0/28"], ["10.231.0.128/25", "::/0"]
     if family == socket.AF_INET6:
         right, wrong = ["fd31::/120"], ["fd31::8000/120", "0.0.0.0/0"]
-    pod.ignore(Ignored.of(wrong, [1]))
+    pod.ignore(Ignored.of(wrong))
     assert min(talk()) > 0
     before = pod.activity([port])[port]
-    pod.ignore(Ignored.of(right, []) if by == "network" else Ignored.of([], [port.number]))
+    pod.ignore(Ignored.of(right))
     assert talk() == before
     pod.ignore(Ignored())
     assert min(talk()) > max(before)
 
 
-def test_an_ignored_connection_waits_and_is_answered_with_the_others(lab: Lab, pod: Pod):
+def test_a_connection_to_a_quiet_port_waits_and_is_answered_with_the_others(lab: Lab, hold: Hold):
     """It wakes nobody and is not refused; when somebody else wakes the container it is served."""
-    listener = lab.serve(socket.AF_INET)
-    other = lab.serve(socket.AF_INET)
-    pod.ignore(Ignored.of([], [port_of(listener)]))
-    hold = pod.hold("container")
-    hold.only([tcp(listener), tcp(other)], [])
+    listener, other = lab.serve(socket.AF_INET), lab.serve(socket.AF_INET)
+    hold.only([tcp(listener), tcp(other)], [], quiet=[tcp(listener)])
     scraper = lab.dial(listener)
     assert wake_of(hold, 0.3) is None
     assert hold.queued == 1
@@ -595,7 +591,6 @@ def test_an_ignored_connection_waits_and_is_answered_with_the_others(lab: Lab, p
     hold.replay()
     assert is_connected(client)
     assert is_connected(scraper)
-    hold.close()
 
 
 # -- what belongs to others -----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 from unit.redirector.packets import (
@@ -204,11 +205,18 @@ def test_no_reasons_to_wake(raw: bytes):
 @pytest.mark.parametrize(
     "raw", [segment(SYN), segment(PSH | ACK, b"x"), ipv4(udp_header(9, 53), UDP)]
 )
-@pytest.mark.parametrize("ignored", [Ignored.of(["10.0.0.0/24"], []), Ignored.of([], [6379, 53])])
-def test_what_is_ignored_is_held_and_wakes_nobody(raw: bytes, ignored: Ignored):
+@pytest.mark.parametrize(
+    "kept_quiet",
+    [
+        {"ignored": Ignored.of(["10.0.0.0/24"])},
+        {"quiet": {Port("tcp", 6379), Port("udp", 53)}},
+    ],
+    ids=["peer", "port"],
+)
+def test_what_is_ignored_is_held_and_wakes_nobody(raw: bytes, kept_quiet: dict[str, Any]):
     """By its sender's address or by the port; it is the container's all the same."""
     frame = frames.parse(raw)
     assert frame is not None
-    claims = CLAIMS._replace(ignored=ignored)
+    claims = CLAIMS._replace(**kept_quiet)
     assert claims.wake(frame) is None
     assert claims.holds(frame)

@@ -26,27 +26,20 @@ from redirector.registry import Registry
 )
 def test_a_peer_is_in_a_network_or_not(network: str, inside: str, outside: str):
     """IPv4 is IPv4 however it is written, and the networks of one family have none of the other in them."""
-    ignored = Ignored.of([network], [])
-    assert ignored.has_peer(inside, 80)
-    assert not ignored.has_peer(outside, 80)
+    ignored = Ignored.of([network])
+    assert ignored.has_ip(inside)
+    assert not ignored.has_ip(outside)
 
 
-def test_a_port_is_ignored_for_every_peer():
-    """The own one, not the peer's."""
-    ignored = Ignored.of([], [9090])
-    assert ignored.has_peer("10.0.0.1", 9090)
-    assert not ignored.has_peer("10.0.0.1", 80)
-
-
-def test_nothing_is_ignored_by_default():
-    """Neither an address nor a port."""
-    assert not Ignored().has_peer("10.0.0.1", 80)
+def test_nobody_is_ignored_by_default():
+    """Without a network."""
+    assert not Ignored().has_ip("10.0.0.1")
 
 
 @pytest.mark.parametrize("text", ["10.1.0.0/16", "0.0.0.0/0", "::/0", "fd00::/8", "10.0.0.1/32"])
 def test_a_network_survives_the_maps(text: str):
     """Packed as the trie wants it, and back."""
-    key = maps.NetworkKey(7, next(iter(Ignored.of([text], []).networks)))
+    key = maps.NetworkKey(7, next(iter(Ignored.of([text]).networks)))
     assert maps._unpack_network(maps._pack_network(key)) == key
 
 
@@ -54,17 +47,15 @@ def test_the_maps_have_what_was_said_last(tables: Any):
     """Entries of before go, another pod's stay; with nothing to ignore the programs do not look."""
     registry = Registry(tables)
     other = PodState(registry, registry.slot("other", 1))
-    other.ignore(Ignored.of(["10.0.0.0/8"], [1]))
+    other.ignore(Ignored.of(["10.0.0.0/8"]))
     pod = PodState(registry, registry.slot("sandbox", 2))
-    pod.ignore(Ignored.of(["10.0.0.0/8", "fd00::/8"], [9090]))
+    pod.ignore(Ignored.of(["10.0.0.0/8", "fd00::/8"]))
     assert tables.pods[pod.slot.number].ignores
-    pod.ignore(Ignored.of(["fd00::/8"], [9091]))
+    pod.ignore(Ignored.of(["fd00::/8"]))
     assert [str(key.network) for key in tables.networks if key.slot == pod.slot.number] == [
         "fd00::/8"
     ]
-    assert {key.port for key in tables.unheard if key.slot == pod.slot.number} == {9091}
     pod.ignore(Ignored())
     assert not tables.pods[pod.slot.number].ignores
     registry.drop_slot(other.slot.number)
     assert not tables.networks
-    assert not tables.unheard
