@@ -127,7 +127,7 @@ def _parse(argv: Sequence[str] | None) -> settings.Settings:
             type=Path if isinstance(field.default, Path) else type(field.default),
             default=field.default,
             choices=CHOICES.get(field.name),
-            help=f"{helps[field.name]} (default: {field.default})",
+            help=f"{helps[field.name]} (default: {field.default})".replace("%", "%%"),
         )
     return settings.Settings(**vars(parser.parse_args(argv)))
 
@@ -139,7 +139,7 @@ def _field_docs() -> dict[str, str]:
         inspect.getsource(settings.Settings),
         re.MULTILINE,
     )
-    return {name: " ".join(text.split()).replace("%", "%%") for name, text in found}
+    return {name: " ".join(text.split()) for name, text in found}
 
 
 if __name__ == "__main__":

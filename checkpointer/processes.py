@@ -148,6 +148,23 @@ def _status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in lines}
 
 
+class Memory(NamedTuple):
+    """What an image would have of one process, in bytes."""
+
+    private: int  # its own pages, in RAM or swapped out
+    shared: int  # pages of anonymous memory that it may share with others
+
+
+def memory(pid: int) -> Memory:
+    """Return the memory of a process that a checkpoint has to save: none of its files'."""
+    facts = _status(pid)
+    private, swapped, shared = (
+        1024 * int(facts.get(name, "0 kB").split()[0])
+        for name in ("RssAnon", "VmSwap", "RssShmem")
+    )
+    return Memory(private + swapped, shared)
+
+
 def vpid(pid: int) -> int:
     """Return a task's id in the innermost pid namespace it lives in."""
     return int(_status(pid)["NSpid"].split()[-1])

@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+from checkpointer.quantities import Bytes, Share
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
@@ -16,6 +18,16 @@ class Settings:
 
     state_dir: Path = Path("/var/lib/zeropod")
     """Images and the staging area beside them (a rename must not cross file systems)."""
+
+    disk_reserve: Share = Share("16%")
+    """Part of the images' disk that sleeps leave free. On a node with one disk the kubelet begins to evict pods at 15%
+    (`imagefs.available`; 10% for `nodefs.available`), and putting a pod to sleep must not be what ends another."""
+
+    inode_reserve: Share = Share("6%")
+    """Part of that disk's inodes that sleeps leave free; the kubelet begins to evict at 5% (`nodefs.inodesFree`)."""
+
+    image_budget: Bytes = Bytes(0)
+    """The most that all images of the node may take together, such as `20Gi`; 0 for no limit but the disk's."""
 
     bundle: Path = Path("/opt/zeropod/criu")
     """The relocatable criu with its libraries, its ld.so and zygote.so."""

@@ -5,11 +5,12 @@ post-dump, with the tree frozen, the queues are looked at once more and the held
 goes wrong before the commit, the application runs on with its connections, and gets the packets held meanwhile.
 """
 
+import contextlib
 import logging
 import time
 from typing import Any
 
-from checkpointer import dump, errors, processes, refusals, traffic
+from checkpointer import budget, dump, errors, images, processes, refusals, traffic
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.kinds import Kind
@@ -47,7 +48,7 @@ def run(container: Container, engine: Engine) -> None:
     """
     started = time.perf_counter()
     _check(container)
-    _refuse(container)
+    _refuse(container, engine)
     held = False
     try:
         engine.execs.hold(container.record.id, container.record.pid)
@@ -60,18 +61,46 @@ def run(container: Container, engine: Engine) -> None:
     container.image = result.image
 
 
-def _refuse(container: Container) -> None:
+def _refuse(container: Container, engine: Engine) -> None:
     application = container.supervisor.application()
     if application is None:
         raise errors.Refused("the application is not running", kind=Kind.NOT_RUNNING)
     tree = processes.tree(application)
     if why := refusals.reason(refusals.read(tree)):
         raise errors.Refused(why)
+    _afford(container, engine, _estimate(tree), to_come=True)
     container.ports = frozenset(
         sockets.listening(sockets.table(application), processes.socket_inodes(tree))
     )
     if why := container.record.policy.unreachable(container.ports):
         raise errors.Refused(why, kind=Kind.NO_PORT)
+
+
+def _estimate(tree: list[int]) -> int:
+    """Bytes of an image of these processes.
+
+    Each has its own copy of what they share since a fork, as criu saves it too; memory that was made to be shared is
+    saved once, and the largest view of it is taken for all.
+    """
+    private, shared = 0, 0
+    for pid in tree:
+        with contextlib.suppress(ProcessLookupError):
+            found = processes.memory(pid)
+            private, shared = private + found.private, max(shared, found.shared)
+    return private + shared
+
+
+def _afford(container: Container, engine: Engine, image: int, *, to_come: bool) -> None:
+    """Refuse an image that is too large, or that the disk has no room for."""
+    chosen = engine.settings
+    limits = budget.Budget(chosen.disk_reserve, chosen.inode_reserve, chosen.image_budget)
+    limits.check(
+        image,
+        container.record.policy.max_image_size,
+        budget.Disk.of(engine.store.root),
+        stored=engine.store.usage() if limits.images else 0,
+        to_come=to_come,
+    )
 
 
 def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> dump.DumpResult:
@@ -90,6 +119,7 @@ def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> d
             hold.only(snapshot.held.ports, snapshot.held.connections, container.unheeded)
             if wake := hold.receive():
                 raise CalledOff(wake.kind)
+            _afford(container, engine, images.size(snapshot.path), to_come=False)
         except errors.Refused as refused:
             raised.append(refused)
             raise

@@ -71,6 +71,10 @@ CNI = {
 }
 
 
+#: More words for a service's command line. How full this machine's disk is says nothing about the tests.
+FLAGS = {"daemon": ["--disk-reserve", "1%", "--inode-reserve", "1%"]}
+
+
 @dataclass
 class Service:
     """One program that is kept running."""
@@ -112,11 +116,19 @@ class Service:
             )
             os.dup2(output, 1)
             os.dup2(output, 2)
-            os.execvpe(self.command[0], self.command, {**os.environ, **self.env})
+            words = [*self.command, *self.flags()]
+            os.execvpe(words[0], words, {**os.environ, **self.env})
         except OSError:
             log.exception("cannot start %s", self.name)
         finally:
             os._exit(127)
+
+    def flags(self) -> list[str]:
+        """More words for its command line: a test may write them to a file and end it."""
+        try:
+            return (RUN / f"{self.name}.flags").read_text(encoding="utf-8").split()
+        except FileNotFoundError:
+            return FLAGS.get(self.name, [])
 
     def ended(self, status: int) -> None:
         """Notes that it is gone."""

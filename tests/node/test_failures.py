@@ -18,6 +18,7 @@ from node import sleepers
 
 from checkpointer import settings
 from dev import cri
+from ttrpc.errors import TtrpcError
 
 Pods = Callable[..., cri.Pod]
 
@@ -51,6 +52,19 @@ def small_state(**options: str) -> Iterator[Path]:
         restart_daemon()
         yield disk
     restart_daemon()
+
+
+@contextlib.contextmanager
+def flags(*words: str) -> Iterator[None]:
+    """While the context lasts the daemon has these words on its command line."""
+    file = Path("/run/node/daemon.flags")
+    file.write_text(" ".join(words))
+    try:
+        restart_daemon()
+        yield
+    finally:
+        file.unlink()
+        restart_daemon()
 
 
 @contextlib.contextmanager
@@ -166,6 +180,94 @@ def test_the_containers_disk_is_full_at_the_wake(pods: Pods, tmp_path: Path) -> 
             assert talk.answer() == [0, 65536]
         one.unharmed()
         one.container.pod.remove()
+
+
+def refused(one: sleepers.Sleeper, kind: str) -> str:
+    """Try to put it to sleep; the reason why not, which has to be of this kind."""
+    with pytest.raises(TtrpcError) as caught:
+        one.sleep()
+    now = one.info()
+    assert (now["state"], now["kind"]) == ("RUNNING", kind), now
+    assert now["reason"] in one.why()
+    assert one.supervisor() == "run"
+    return str(caught.value)
+
+
+def test_a_disk_that_gets_low(pods: Pods) -> None:
+    """A sleep that would take the disk's reserve is refused before anything is touched; with room again it works."""
+    with small_state(size="64m") as disk:
+        one = sleepers.python(pods, "ballast = os.urandom(40 << 20)")
+        with one.talk() as talk:
+            talk.ask("memory.update(a=1)")
+            (disk / "ballast").write_bytes(bytes(30 << 20))
+            assert "--disk-reserve" in refused(one, "disk-low")
+            assert one.info()["sleep_ms"] == 0
+            (disk / "ballast").unlink()
+            one.sleep()
+            assert talk.ask("memory['a'], len(ballast)") == [1, 40 << 20]
+        cri.until(lambda: not one.info()["draining"], 10)
+        one.unharmed()
+
+
+def test_a_disk_that_is_short_of_inodes(pods: Pods) -> None:
+    """A sleep that would take the last inodes is refused."""
+    with small_state(nr_inodes="60"):
+        one = sleepers.python(pods)
+        assert "--inode-reserve" in refused(one, "inodes-low")
+        one.unharmed()
+
+
+DELETED = """
+files = [open(f'/dev/shm/{n}', 'wb') for n in range(8)]
+for f in files:
+    f.write(bytes(4 << 20))
+    f.flush()
+    os.unlink(f.name)
+"""
+"""Deleted files that are open become part of an image, and are in no process's memory."""
+
+
+def test_an_image_that_turns_out_larger(pods: Pods) -> None:
+    """What an estimate did not see is refused when the image is there: the application runs on, and no image is left."""
+    with small_state(size="64m"), flags("--disk-reserve", "70%"):
+        one = sleepers.python(pods, DELETED)
+        with one.talk() as talk:
+            talk.ask("memory.update(a=1)")
+            refused(one, "disk-low")
+            assert not one.image().exists()
+            assert not list((STATE / "staging").iterdir())
+            assert talk.ask("memory['a'], [f.tell() for f in files]") == [1, [4 << 20] * 8]
+        one.unharmed()
+
+
+def test_the_nodes_budget_for_images(pods: Pods) -> None:
+    """One more image than the node allows is refused; when another is gone there is room for it."""
+    first, second = (sleepers.python(pods, "ballast = os.urandom(16 << 20)") for _ in range(2))
+    with flags("--image-budget", "48Mi", "--disk-reserve", "1%"):
+        first.reach("RUNNING")
+        second.reach("RUNNING")
+        first.sleep()
+        assert "--image-budget" in refused(second, "image-budget")
+        first.wake()
+        cri.until(lambda: not first.image().exists(), 10)
+        second.sleep()
+        assert second.ask("len(ballast)") == 16 << 20
+    first.unharmed()
+    second.unharmed()
+
+
+def test_a_disk_that_is_full(pods: Pods) -> None:
+    """A dump that fills the disk fails, the application runs on with its connections, and `why` says what was full."""
+    with small_state(size="32m"):
+        one = sleepers.python(pods, DELETED)
+        with one.talk() as talk:
+            talk.ask("memory.update(a=1)")
+            for _ in range(2):
+                refused(one, "disk-full")
+            assert "No space left" in one.why()
+            assert talk.ask("memory['a'], [f.tell() for f in files]") == [1, [4 << 20] * 8]
+            assert not list((STATE / "staging").iterdir())
+        one.unharmed()
 
 
 def no_failure(one: sleepers.Sleeper, seconds: float) -> str:
