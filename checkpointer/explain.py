@@ -68,6 +68,7 @@ def paragraph(record: containers.Record, container: Container | None) -> str:
             look_in=_look_in(container),
             ports=_names(container.heeded),
             image_bytes=container.image.manifest.total_bytes if container.image else 0,
+            policy=record.policy,
         )
     )
 

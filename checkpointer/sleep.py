@@ -50,6 +50,8 @@ def run(container: Container, engine: Engine) -> None:
     _check(container)
     _refuse(container, engine)
     held = False
+    if not container.record.policy.wake_on_stop:
+        container.supervisor.hurry()  # now, because a stop may come when no daemon is there to be asked
     try:
         engine.execs.hold(container.record.id, container.record.pid)
         container.hold = container.pod.hold(container.record.id, container.record.pid)

@@ -10,15 +10,19 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
+import re
 import select
 import signal
 import time
+from pathlib import Path
 
 from checkpointer import processes
 from checkpointer.errors import SupervisorError
 
 CRIU = "criu"  # the process name of criu and all that it forks, until a restored task gets its own
 _DIRECTORY = "/.zeropod/"
+_TAKES = re.compile(rb"zeropod-init takes (\d+)-(\d+)")  # in its program
+_FIRST_TAKES = (59, 63)  # of those that did not say so yet
 _POLL = 0.0002  # seconds between looks at the name; the answer takes about 50 microseconds
 
 
@@ -28,17 +32,23 @@ class State(enum.Enum):
     RUN = "zeropod:run"
     ARMED = "zeropod:armed"  # a checkpoint is being taken: a death by SIGKILL is expected
     ASLEEP = "zeropod:asleep"  # the application lives in an image
+    ENDING = "zeropod:ending"  # the application is being ended: whatever its death, it is expected
+    OFF = "zeropod:off"  # it has ended so, and is started afresh when it is wanted
+    FROZEN = "zeropod:frozen"  # the application is frozen in its cgroup
     NONE = ""  # no supervisor, or one that has not got that far
 
 
 class Signal(enum.IntEnum):
     """Orders, by kernel signal number (glibc's SIGRTMIN hides the first two of the range)."""
 
+    FREEZE = 57
+    END = 58
     ARM = 59
     ASLEEP = 60
     RESUME = 61
     FAIL = 62
     START = 63
+    HURRY = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,6 +70,13 @@ def is_supervisor(pid: int) -> bool:
         return processes.exe(pid).startswith(_DIRECTORY)
     except (ProcessLookupError, PermissionError):
         return False
+
+
+def orders(program: bytes) -> range:
+    """Return which orders a supervisor's program takes, as it says itself."""
+    found = _TAKES.search(program)
+    first, last = (int(found[1]), int(found[2])) if found else _FIRST_TAKES
+    return range(first, last + 1)
 
 
 class Supervisor:
@@ -96,6 +113,32 @@ class Supervisor:
             return min(found, key=processes.vpid, default=None)
         except ProcessLookupError:
             return None
+
+    def takes(self, order: Signal) -> bool:
+        """Say whether it knows an order: it is as old as its container, and what it does not know it gives to the application.
+
+        Raises:
+            SupervisorError: it has ended.
+        """
+        try:
+            return order in orders(Path(f"/proc/{self.pid}/exe").read_bytes())
+        except OSError as error:
+            raise SupervisorError(f"the supervisor (pid {self.pid}) has ended") from error
+
+    def hurry(self) -> None:
+        """Have a stop end the container at once with 0 while the application is away; awake this changes nothing.
+
+        Raises:
+            SupervisorError: it has ended, or is of a version that cannot.
+        """
+        self._need(Signal.HURRY)
+        self.tell(Signal.HURRY, self.state())
+
+    def _need(self, order: Signal) -> None:
+        if not self.takes(order):
+            raise SupervisorError(
+                f"the container was started by a version of zeropod that does not know {order.name}; restart the pod"
+            )
 
     def tell(self, order: Signal, until: State | None, timeout: float = 5.0) -> None:
         """Give an order and wait until it is obeyed.

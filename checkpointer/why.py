@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from checkpointer import lifecycle
 from checkpointer.lifecycle import State
+from checkpointer.policy import Policy
 
 CAUSES = {
     "idle": "it had been idle for its scaledown-duration",
@@ -34,6 +35,7 @@ class Facts:
         look_in: Seconds until it is looked at again.
         ports: Its listening ports whose packets wake it, as "tcp/6379".
         image_bytes: Size of its image.
+        policy: What its owner wants.
     """
 
     title: str
@@ -44,6 +46,7 @@ class Facts:
     look_in: float
     ports: Sequence[str]
     image_bytes: int
+    policy: Policy = dataclasses.field(default_factory=Policy)
 
 
 def explain(facts: Facts) -> str:
@@ -56,7 +59,7 @@ def explain(facts: Facts) -> str:
         case State.ASLEEP:
             return (
                 f"{facts.title} is asleep since {_span(facts.age)} because {_cause(facts)}; its memory is an image of "
-                f"{_size(facts.image_bytes)}. {_doors(facts)}, an exec, a signal or `zeropod wake` wakes it."
+                f"{_size(facts.image_bytes)}. {_doors(facts)}, an exec, a signal or `zeropod wake` wakes it.{_stop(facts)}"
             )
         case State.WAKING if facts.life.reason:
             return (
@@ -93,6 +96,12 @@ def _doors(facts: Facts) -> str:
     if not facts.ports:
         return "Data on one of its connections"
     return f"A packet to {', '.join(facts.ports)} or data on one of its connections"
+
+
+def _stop(facts: Facts) -> str:
+    if facts.policy.wake_on_stop:
+        return ""
+    return " A stop ends it at once with exit code 0 (zeropod.ctrox.dev/wake-on-stop)."
 
 
 def _cause(facts: Facts) -> str:

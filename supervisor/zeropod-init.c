@@ -13,22 +13,30 @@
 //   zeropod:run     the application runs
 //   zeropod:armed   a checkpoint is being taken: a SIGKILL death of the application is expected, any other is its end
 //   zeropod:asleep  the image is committed, there is no application
+//   zeropod:ending  the application is being ended on purpose: its death, however it comes, does not end the container
+//   zeropod:off     it has ended so; there is no application and no image, and START makes a new one
+//   zeropod:frozen  the application is, or is about to be, frozen in its cgroup
 //
 // Orders are real-time signals. They are believed only from root outside the container's pid namespace (SI_USER with sender
 // pid 0), which nothing inside can send: kill() from inside carries a pid and rt_sigqueueinfo() refuses SI_USER. (A tree
 // that exhausts RLIMIT_SIGPENDING makes the kernel drop the sender, pid 0 again; all it can reach is its own end.) Two
 // pending signals come lowest number first, not in order of sending, so a sender waits for the name to change in between.
 //
+//   57 FREEZE  run -> frozen
+//   58 END     run -> ending; when ending, renews the lease. After the lease without a death: back to run
 //   59 ARM     run -> armed; when armed, renews the lease. After the lease without another word: back to run
 //   60 ASLEEP  armed -> asleep, as soon as the application's SIGKILL death has been seen; that status is forgotten
-//   61 RESUME  armed or asleep -> run, if the application's pid is a living child; else exit with the status that it died
-//              with since, or 71 when there is none
+//   61 RESUME  armed, asleep, ending or frozen -> run, if the application's pid is a living child; else exit with the
+//              status that it died with since, or 71 when there is none
 //   62 FAIL    exit 71, so that whoever watches the container starts it again
-//   63 START   asleep -> run with the application started afresh
+//   63 START   asleep or off -> run with the application started afresh
+//   64 HURRY   no change of state: from now on a stop signal ends the container with 0 when the application is away
 //
 // Every other signal goes to the application. With no application to take it, it is kept, and the wake file is opened: the
 // daemon watches that file with a fanotify permission mark and refuses the open (EPERM) for "heard, you will be woken".
-// An open that succeeds means that nobody listens: then SIGTERM ends the container with 0.
+// An open that succeeds means that nobody listens: then a stop signal ends the container with 0. So it does in off, where
+// nothing is left that could be shut down in order; what is no stop signal is meant for nobody then, and dropped.
+// Stop signals are those that images name as StopSignal: TERM by default, INT (postgres), QUIT (nginx), WINCH (httpd).
 //
 // Exit statuses of our own: 64 usage, 71 FAIL or a broken RESUME, 126 and 127 cannot execute (as a shell has it).
 //
@@ -53,13 +61,14 @@
 #endif
 #define WAKE_FILE "/.zeropod/wake"
 
-enum { ARM = 59, ASLEEP = 60, RESUME = 61, FAIL = 62, START = 63, LAST_SIGNAL = 64 };
+enum { FREEZE = 57, END = 58, ARM = 59, ASLEEP = 60, RESUME = 61, FAIL = 62, START = 63, HURRY = 64, LAST_SIGNAL = 64 };
 enum { USAGE = 64, FAILED = 71, CANNOT_EXECUTE = 126, NOT_FOUND = 127 };
 
 typedef unsigned long sigset; // the kernel's 64 signals
 #define BIT(signo) (1UL << ((signo) - 1))
 #define EVERY (~0UL)
-#define ORDERS (BIT(ARM) | BIT(ASLEEP) | BIT(RESUME) | BIT(FAIL) | BIT(START))
+#define ORDERS (BIT(FREEZE) | BIT(END) | BIT(ARM) | BIT(ASLEEP) | BIT(RESUME) | BIT(FAIL) | BIT(START) | BIT(HURRY))
+#define STOPS (BIT(SIGTERM) | BIT(SIGINT) | BIT(SIGQUIT) | BIT(SIGWINCH))
 
 #define SECOND 1000000000LL
 #define REAP_BATCH 128 // so that a storm of orphans cannot keep a signal waiting
@@ -279,11 +288,16 @@ static void close_the_rest(void)
 
 // --- the state ---
 
-static enum { RUNNING, ARMED, SLEEPING } state;
+// A daemon that is newer than this container's supervisor reads from it which orders it may give: any other signal would
+// be the application's.
+static const char orders[] __attribute__((used)) = "zeropod-init takes 57-64";
+
+static enum state { RUNNING, ARMED, SLEEPING, ENDING, OFF, FROZEN } state;
 static int dead; // the application died while its death does not end the container,
 static int status; // with this wait status
 static int sleep_ordered; // ASLEEP came before the death it tells about
-static long long lease;
+static int hurried; // a stop signal without an application ends the container
+static long long lease; // of armed and ending
 
 static sigset kept; // signals that wait for the application, the first of each number here, the others in the kernel's queue
 static siginfo_t kept_info[LAST_SIGNAL + 1];
@@ -329,10 +343,21 @@ static void fall_asleep(void)
 	publish("zeropod:asleep");
 }
 
+static void go_off(void)
+{
+	state = OFF;
+	application = 0; // whoever gets its number is somebody else
+	publish("zeropod:off");
+}
+
 static void died(int wait_status)
 {
-	if (state == RUNNING || (state == ARMED && (wait_status & 0x7f) != SIGKILL))
+	if (state == RUNNING || state == FROZEN || (state == ARMED && (wait_status & 0x7f) != SIGKILL))
 		leave_with(wait_status);
+	if (state == ENDING) {
+		go_off();
+		return;
+	}
 	dead = 1;
 	status = wait_status;
 	if (sleep_ordered)
@@ -371,17 +396,32 @@ static void resume(void)
 	leave(FAILED);
 }
 
+// From run to a state that a lease bounds, or its renewal.
+static void enter(enum state wanted, const char *name)
+{
+	if (state != RUNNING && state != wanted)
+		return;
+	lease = now() + LEASE_SECONDS * SECOND;
+	if (state == wanted)
+		return;
+	state = wanted;
+	publish(name);
+}
+
 static void obey(int order)
 {
 	switch (order) {
-	case ARM:
-		if (state == SLEEPING)
+	case FREEZE:
+		if (state != RUNNING)
 			break;
-		lease = now() + LEASE_SECONDS * SECOND;
-		if (state == RUNNING) {
-			state = ARMED;
-			publish("zeropod:armed");
-		}
+		state = FROZEN;
+		publish("zeropod:frozen");
+		break;
+	case END:
+		enter(ENDING, "zeropod:ending");
+		break;
+	case ARM:
+		enter(ARMED, "zeropod:armed");
 		break;
 	case ASLEEP:
 		if (state != ARMED)
@@ -392,22 +432,32 @@ static void obey(int order)
 			fall_asleep();
 		break;
 	case RESUME:
-		if (state != RUNNING)
+		if (state != RUNNING && state != OFF)
 			resume();
 		break;
 	case START:
-		if (state != SLEEPING)
+		if (state != SLEEPING && state != OFF)
 			break;
 		start();
 		run();
+		break;
+	case HURRY:
+		hurried = 1;
+		if (kept & STOPS) // of two that are pending the lower number comes first
+			leave(0);
 		break;
 	default:
 		leave(FAILED);
 	}
 }
 
+// For a signal that has no application to go to.
 static void keep(int signo, const siginfo_t *info)
 {
+	if (BIT(signo) & STOPS && (hurried || state == OFF))
+		leave(0);
+	if (state == OFF)
+		return;
 	if (!(kept & BIT(signo))) {
 		kept |= BIT(signo);
 		__builtin_memcpy(&kept_info[signo], info, sizeof *info);
@@ -423,7 +473,7 @@ static void ask(void)
 
 	if (fd >= 0)
 		CALL(close, fd, 0, 0, 0);
-	if (fd != -EPERM && kept & BIT(SIGTERM))
+	if (fd != -EPERM && kept & STOPS)
 		leave(0);
 	ask_at = now() + ask_pause;
 	if (ask_pause < ASK_LAST)
@@ -436,15 +486,15 @@ static sigset due(long long *timeout)
 	long long t;
 
 	*timeout = -1;
-	if (state == RUNNING)
+	if (state == RUNNING || state == OFF)
 		return EVERY;
 	t = now();
-	if (state == ARMED && t < lease) {
+	if ((state == ARMED || state == ENDING) && t < lease) {
 		// Signals stay in the kernel's queue: one sent now could fall between the image and the kill.
 		*timeout = lease - t;
 		return ORDERS | BIT(SIGCHLD);
 	}
-	if (state == ARMED && !dead) {
+	if (state == ENDING || (state == ARMED && !dead)) {
 		run();
 		return EVERY;
 	}

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-ARM, ASLEEP, RESUME, FAIL, START = range(59, 64)
+FREEZE, END, ARM, ASLEEP, RESUME, FAIL, START, HURRY = range(57, 65)
 
 # Runs as the first process of a new pid namespace and ends as the container's PID 1. The root is assembled on a tmpfs:
 # the node's programs, everything else empty. It is the root of the mount namespace: who joins that, as criu does, sees what

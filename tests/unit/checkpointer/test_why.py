@@ -3,6 +3,7 @@
 import dataclasses
 
 from checkpointer.lifecycle import Life, State
+from checkpointer.policy import Policy
 from checkpointer.why import Facts, explain
 
 FACTS = Facts(
@@ -65,3 +66,11 @@ def test_a_wake_that_waits_for_room_says_so():
 def test_a_duration_of_zero_is_named_with_its_annotation():
     """The remedy is in the sentence."""
     assert "zeropod.ctrox.dev/scaledown-duration is 0" in about(scaledown=0.0)
+
+
+def test_asleep_it_says_what_a_stop_does():
+    """Whoever has the pod end at once should know that the application does not shut down."""
+    asleep = Life(state=State.ASLEEP)
+
+    assert "exit code 0" not in about(life=asleep)
+    assert "exit code 0" in about(life=asleep, policy=Policy(wake_on_stop=False))
