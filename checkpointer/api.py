@@ -15,24 +15,26 @@ m = messages.schema(
     {
         "Empty": [],
         "Policy": [  # of one container; the plugin has validated it
-            (1, "scaledown", "double"),  # seconds; 0 = never
-            (2, "connections", "string"),  # keep | wait | close
-            (3, "disable_checkpointing", "bool"),
-            (4, "dry_run", "bool"),
-            (5, "wake_on_stop", "bool"),
-            (6, "on_failure", "string"),  # stay | freeze
-            (7, "cpu_threshold", "double"),  # cores; 0 = not looked at
-            (8, "max_request", "double"),  # seconds
-            (9, "min_awake", "double"),  # seconds
-            (10, "max_image_size", "int64"),  # bytes; 0 = no limit
+            (1, "scaledown", "optional double"),  # seconds; 0 = never
+            (2, "connections", "optional string"),  # keep | wait | close
+            (3, "disable_checkpointing", "optional bool"),
+            (4, "dry_run", "optional bool"),
+            (5, "wake_on_stop", "optional bool"),
+            (6, "on_failure", "optional string"),  # stay | freeze
+            (7, "cpu_threshold", "optional double"),  # cores; 0 = not looked at
+            (8, "max_request", "optional double"),  # seconds
+            (9, "min_awake", "optional double"),  # seconds
+            (10, "max_image_size", "optional int64"),  # bytes; 0 = no limit
             (11, "ignore_from", "repeated string"),  # CIDRs
             (12, "ignore_ports", "repeated uint32"),
             (13, "ports", "repeated string"),  # "tcp/80"; none = discover
-            (14, "pre_dump", "bool"),
-            (15, "lazy_restore", "string"),  # auto | true | false
-            (16, "probe_detection", "bool"),
-            (17, "portless", "bool"),
+            (14, "pre_dump", "optional bool"),
+            (15, "lazy_restore", "optional string"),  # auto | true | false
+            (16, "probe_detection", "optional bool"),
+            (17, "portless", "optional bool"),
             (18, "notes", "repeated string"),
+            (19, "wishes", "repeated string"),  # as written, where not the default
+            (20, "names", "repeated string"),  # of containers, in any annotation
         ],
         "Container": [
             (1, "id", "string"),
@@ -46,14 +48,14 @@ m = messages.schema(
             (9, "state", "string"),
             (10, "managed", "bool"),
             (11, "reason", "string"),
-            (12, "annotations", "map<string,string>"),
-            (13, "policy", "Policy"),
+            (13, "policy", "Policy"),  # 12 was the annotations as written
             (14, "kind", "string"),  # of `reason`
         ],
         "ReportRequest": [
             (1, "containers", "repeated Container"),
             (2, "complete", "bool"),
             (3, "removed", "repeated string"),
+            (4, "present", "repeated string"),  # if complete: all ids, in this request or before
         ],
         # What `zeropod list` shows of one container. Times are seconds since the epoch, 0 = never.
         "Info": [
@@ -84,6 +86,12 @@ m = messages.schema(
             (25, "dropped_frames", "int64"),
             (26, "look_in", "double"),
             (27, "kind", "string"),  # of `reason`, see kinds.py
+            (
+                28,
+                "wishes",
+                "repeated string",
+            ),  # annotations that are not the default, "min-awake=5m"
+            (29, "notes", "repeated string"),  # what the owner should know of the annotations
         ],
         "Query": [(1, "namespace", "string"), (2, "pod", "string"), (3, "container", "string")],
         "Infos": [(1, "containers", "repeated Info")],

@@ -2,16 +2,24 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
-from checkpointer import api, containers, why
+from checkpointer import api, containers, notes, why
 from checkpointer.container import Container
 from redirector.endpoints import Port
 
 
-def info(record: containers.Record, container: Container | None) -> Any:
-    """The Info message of a container; without an actor it is UNMANAGED, or not started yet."""
+def info(
+    record: containers.Record, container: Container | None, seen: Collection[str] | None = None
+) -> Any:
+    """The Info message of a container; without an actor it is UNMANAGED, or not started yet.
+
+    Args:
+        record: Who it is.
+        container: What is known of it while it is managed.
+        seen: Names of the containers that its pod has had; None if nobody asks for notes.
+    """
     who = {
         "id": record.id,
         "namespace": record.namespace,
@@ -19,10 +27,15 @@ def info(record: containers.Record, container: Container | None) -> Any:
         "container": record.name,
         "scaledown": record.policy.scaledown,
         "pid": record.pid,
+        "wishes": record.policy.wishes,
+        "notes": _notes(record, container, seen) if seen is not None else (),
     }
     if container is None:
         return api.m.Info(
-            **who, state="UNMANAGED" if record.reason else "STARTING", reason=record.reason
+            **who,
+            state="UNMANAGED" if record.reason else "STARTING",
+            reason=record.reason,
+            kind=record.kind,
         )
     # Once: a worker may take the hold away meanwhile.
     times, life, hold = container.times, container.life, container.hold
@@ -52,8 +65,25 @@ def info(record: containers.Record, container: Container | None) -> Any:
     )
 
 
-def paragraph(record: containers.Record, container: Container | None) -> str:
-    """The paragraph of `zeropod why`."""
+def paragraph(
+    record: containers.Record, container: Container | None, seen: Collection[str]
+) -> str:
+    """The paragraph of `zeropod why`; see `info`."""
+    told = _notes(record, container, seen)
+    return why.annotated(_state(record, container), record.policy.wishes, told)
+
+
+def _notes(
+    record: containers.Record, container: Container | None, seen: Collection[str]
+) -> list[str]:
+    # What is refused or not named has its reason; the policy's own notes are for what is managed.
+    of_policy = record.policy.notes if not record.reason else ()
+    ports = container.ports if container else ()
+    silent = notes.silent(record.policy, ports)
+    return [*of_policy, *notes.unknown(record.policy, seen), *silent]
+
+
+def _state(record: containers.Record, container: Container | None) -> str:
     if container is None:
         if record.reason:
             return f"{record.title} is not managed and never sleeps: {record.reason}."

@@ -30,6 +30,7 @@ from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.lifecycle import State
 from checkpointer.policy import Policy
+from redirector.ignored import Ignored
 from ttrpc import errors as rpc
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Node:
         self._pool = concurrent.futures.ThreadPoolExecutor(workers, "worker")
         self._loop = asyncio.get_running_loop()
         self._adopting: dict[str, asyncio.Task[None]] = {}
+        self._names: dict[str, set[str]] = {}  # of containers, by uid of the pod
         self._history: deque[Any] = deque(maxlen=HISTORY)
         self._sequence = 0
         self._news = asyncio.Condition()
@@ -90,21 +92,32 @@ class Node:
         if retired := self.engine.zygotes.retire():
             log.info("zygotes.retired", extra={"pids": retired})
 
-    def report(self, reported: Iterable[Any], removed: Iterable[str], *, complete: bool) -> None:
-        """Take the plugin's word on which containers there are; state is never taken from it."""
+    def report(
+        self, reported: Iterable[Any], removed: Iterable[str], present: Iterable[str] | None
+    ) -> None:
+        """Take the plugin's word on which containers there are; state is never taken from it.
+
+        Args:
+            reported: What is new or has changed.
+            removed: Ids of what is gone.
+            present: If this ends a complete report, the ids of all there are; else None.
+        """
         self.reported = time.time()
-        seen = set()
+        seen = set(present or ())
         for message in reported:
             seen.add(message.id)
+            self._names.setdefault(message.uid, set()).add(message.name)
             if message.state != "stopped":
                 self._reported(message)
-        gone = set(removed) | (set(self._known) - seen if complete else set())
+        gone = set(removed) | (set() if present is None else set(self._known) - seen)
         for container_id in gone:
             # Whoever has an actor is watched by its own pidfd; the plugin's word is not needed for its end.
             if container_id not in self._actors and container_id not in self._adopting:
                 self._known.pop(container_id, None)
                 self._records.drop(container_id)
-        if complete and not self._swept:
+        pods = {record.uid for record in self._known.values()}
+        self._names = {uid: names for uid, names in self._names.items() if uid in pods}
+        if present is not None and not self._swept:
             self._swept = True
             self._task(self._sweep())
 
@@ -142,8 +155,19 @@ class Node:
             kind="" if message.managed else message.kind or "other",
             policy=Policy.of(message.policy),
         )
-        if self._known.get(record.id) != record and record.id not in self._actors:
+        actor = self._actors.get(record.id)
+        if actor is not None:
+            self._renew(actor.container, record.policy)
+        elif self._known.get(record.id) != record:
             self._know(record)
+
+    def _renew(self, container: Container, policy: Policy) -> None:
+        """Another version of the plugin may make more of the same annotations; that holds from now on."""
+        if policy != container.record.policy:
+            container.record = dataclasses.replace(container.record, policy=policy)
+            container.pod.ignore(Ignored.of(policy.ignore_from))
+            self._known[container.record.id] = container.record
+            self._records.put(container.record)
 
     def _know(self, record: containers.Record) -> None:
         self._known[record.id] = record
@@ -260,7 +284,10 @@ class Node:
     def explanations(self, query: Any) -> list[tuple[Any, str]]:
         """Info and paragraph of each container that a query means."""
         return [
-            (self._info(record), explain.paragraph(record, self._container(record)))
+            (
+                self._info(record),
+                explain.paragraph(record, self._container(record), self._seen(record)),
+            )
             for record in self._asked(query)
         ]
 
@@ -341,7 +368,11 @@ class Node:
         return actor.container if actor else None
 
     def _info(self, record: containers.Record) -> Any:
-        return explain.info(record, self._container(record))
+        return explain.info(record, self._container(record), self._seen(record))
+
+    def _seen(self, record: containers.Record) -> set[str]:
+        """Names of the containers that the pod has had."""
+        return self._names.get(record.uid, set()) | {record.name}
 
     def _observe(self, container: Container, before: State) -> None:
         self._sequence += 1

@@ -35,6 +35,8 @@ class Policy:
         probe_detection: Answer the kubelet's probes while it sleeps.
         portless: It may sleep without a listening port.
         notes: Sentences on annotations that were accepted and change nothing.
+        wishes: The annotations that ask for more than the default, as "min-awake=5m".
+        names: All containers that the pod's annotations name.
     """
 
     scaledown: float = 60.0
@@ -55,6 +57,8 @@ class Policy:
     probe_detection: bool = True
     portless: bool = False
     notes: tuple[str, ...] = ()
+    wishes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     def heeds(self, port: Port) -> bool:
         """Whether traffic to a port on which it listens is activity and wakes it."""
@@ -84,6 +88,6 @@ class Policy:
 
     @classmethod
     def of(cls, message: Any) -> Self:
-        """From the Policy message of a report."""
-        names = (field.name for field in dataclasses.fields(cls))
-        return cls.read({name: getattr(message, name) for name in names})
+        """From the Policy message of a report; what another version of the plugin did not send is the default."""
+        # Lists that were sent and have items, and everything else that was sent.
+        return cls.read({field.name: value for field, value in message.ListFields()})

@@ -14,7 +14,8 @@ def services(node: Node) -> server.Services:
     """All methods of `zeropod.v1.Node`."""
 
     async def report(request: Any, _: server.Context) -> Any:
-        node.report(request.containers, request.removed, complete=request.complete)
+        present = request.present if request.complete else None
+        node.report(request.containers, request.removed, present)
         return api.m.Empty()
 
     async def status(_request: Any, _: server.Context) -> Any:

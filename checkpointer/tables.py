@@ -42,7 +42,17 @@ def milliseconds(value: float) -> str:
     return f"{value:.1f} ms" if value else "-"
 
 
-CONTAINERS = ("NAMESPACE", "POD", "CONTAINER", "STATE", "SINCE", "IMAGE", "LAST WAKE", "CAUSE")
+CONTAINERS = (
+    "NAMESPACE",
+    "POD",
+    "CONTAINER",
+    "STATE",
+    "SINCE",
+    "IMAGE",
+    "LAST WAKE",
+    "CAUSE",
+    "ANNOTATIONS",
+)
 
 
 def container(info: Any) -> tuple[str, ...]:
@@ -56,4 +66,11 @@ def container(info: Any) -> tuple[str, ...]:
         size(info.image_bytes),
         milliseconds(info.wake_ms),
         info.wake_cause or "-",
+        _annotations(info.wishes, info.notes),
     )
+
+
+def _annotations(wishes: Sequence[str], notes: Sequence[str]) -> str:
+    """What is not the default, and how much `zeropod why` has to say about it."""
+    count = f"({len(notes)} note{'s' * (len(notes) > 1)}, see why)" if notes else ""
+    return " ".join(filter(None, [*wishes, count])) or "-"

@@ -74,6 +74,12 @@ def explain(facts: Facts) -> str:
             return f"{facts.title} has ended ({facts.life.cause}{reason})."
 
 
+def annotated(text: str, wishes: Sequence[str], notes: Sequence[str]) -> str:
+    """A paragraph with what its owner asks for, and what the owner should know of it."""
+    asked = f" Its annotations: {', '.join(wishes)}." if wishes else ""
+    return text + asked + "".join(f" Note: {note}." for note in notes)
+
+
 def _awake(facts: Facts) -> str:
     if not facts.scaledown:
         return "It never sleeps because zeropod.ctrox.dev/scaledown-duration is 0; set a duration such as 1m."

@@ -1,105 +1,379 @@
-"""From a pod's annotations to what its owner wants; pure.
+"""The annotations that a pod may carry: one table; pure.
 
-The keys are those of the original zeropod. To support another one, move it from `_LATER` to
-`_PARSERS` and give `Wish` its field.
+From it pods are judged (`wishes`), the report's defaults are taken, and docs/annotations.md is written (`reference`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from nri_plugin import durations
+from nri_plugin import durations, values
 
 PREFIX = "zeropod.ctrox.dev/"
 
-RUNTIME_HANDLER = "zeropod"
-"""Pods of this runtime class are wanted without any annotation, as with the original."""
+ORIGINAL = "original"
+OURS = "ours"
+
+PROXY = "it limits the original's proxy, and there is none here"
+NOT_YET = "it is not acted on yet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotation:
+    """One annotation.
+
+    Attributes:
+        name: of the key, without the prefix.
+        origin: `ORIGINAL` if the original zeropod has it, else `OURS`.
+        form: how its value is written.
+        parse: from a written value that is not empty to what it means.
+        default: what is meant if it is missing or empty, as written; "" where there is nothing to write.
+        example: a value.
+        text: what it does, for the reference.
+        field: of the report's Policy; "" if the daemon need not know.
+        pick: what the value means for the container of a name, where it speaks of several.
+        note: why anything but the default changes nothing; "" if it does.
+        mentions: the containers that a value names.
+        silent: written by the original's own manager: no wish of anybody.
+        since: version in which it got this meaning.
+    """
+
+    name: str
+    origin: str
+    form: str
+    parse: Callable[[str], Any]
+    default: str
+    example: str
+    text: str
+    field: str = ""
+    pick: Callable[[Any, str], Any] | None = None
+    note: str = ""
+    mentions: Callable[[Any], tuple[str, ...]] = lambda _: ()
+    silent: bool = False
+    since: str = "0.1"
+
+    @property
+    def key(self) -> str:
+        """As it stands in a pod."""
+        return PREFIX + self.name
+
+    def value(self, text: str) -> Any:
+        """Read what is written; nothing but white space means the default, as with the original.
+
+        Raises:
+            ValueError: it means nothing; the text says what is allowed.
+        """
+        written = text.strip() or self.default
+        return self.parse(written) if written else ()
+
+    def meant(self, value: Any, container: str) -> Any:
+        """Return what a value says of one container."""
+        return self.pick(value, container) if self.pick else value
+
+
+BOOLEAN = '"true" or "false", as Go\'s `strconv.ParseBool` reads them'
+DURATION = "Go duration"
+NAMES = "names of containers, separated by commas"
+
+TABLE = (
+    Annotation(
+        name="container-names",
+        origin=ORIGINAL,
+        form=NAMES,
+        parse=values.names,
+        default="",
+        example="nginx,sidecar",
+        mentions=tuple,
+        text="The containers of the pod that may sleep; empty means all. A container that is not named is not "
+        "touched and stays awake. A name that no container of the pod has is no error, since a pod's "
+        "containers are seen one by one; `zeropod why` tells of it.",
+    ),
+    Annotation(
+        name="ports-map",
+        origin=ORIGINAL,
+        form="container=ports, separated by semicolons; ports separated by commas, `53/udp` for UDP",
+        parse=values.ports_by_container,
+        default="",
+        example="nginx=80,81;dns=53/udp",
+        field="ports",
+        pick=lambda ports, container: dict(ports).get(container, ()),
+        mentions=tuple,
+        text="The ports of a container whose traffic is activity and wakes it. Empty, or for a container that is "
+        "not in it: every port on which the container is seen to listen, looked up each time, so it is rarely "
+        "needed. A named port counts only while the container listens on it. Other ports on which it listens "
+        "are treated as if `ignore-ports` named them.",
+    ),
+    Annotation(
+        name="scaledown-duration",
+        origin=ORIGINAL,
+        form=DURATION,
+        parse=durations.parse,
+        default="1m",
+        example="10s",
+        field="scaledown",
+        text="How long a container must be idle before it sleeps; 0 = it never sleeps by itself. Idle means: no "
+        "payload on its ports and connections in either direction, nobody waiting for an answer, no exec "
+        "session.",
+    ),
+    Annotation(
+        name="pre-dump",
+        origin=ORIGINAL,
+        form=BOOLEAN,
+        parse=values.boolean,
+        default="false",
+        example="true",
+        field="pre_dump",
+        text="Write most of the memory before the application is frozen, so that the freeze is shorter. It makes "
+        "going to sleep longer in total and is rarely worth it: a container that goes to sleep is idle.",
+    ),
+    Annotation(
+        name="disable-checkpointing",
+        origin=ORIGINAL,
+        form=BOOLEAN,
+        parse=values.boolean,
+        default="false",
+        example="true",
+        field="disable_checkpointing",
+        text="Keep no memory: the application is ended (SIGTERM, its grace period, SIGKILL) and started afresh by "
+        "the first packet, which waits meanwhile. The container stays Running.",
+    ),
+    Annotation(
+        name="disable-probe-detection",
+        origin=ORIGINAL,
+        form=BOOLEAN,
+        parse=values.negated,
+        default="false",
+        example="true",
+        field="probe_detection",
+        note=f"{NOT_YET}: probes wake it in any case",
+        text="The kubelet's probes count and wake as all other traffic does. Not acted on yet: probes are not told "
+        "from other traffic, whatever it says.",
+    ),
+    Annotation(
+        name="dry-run",
+        origin=ORIGINAL,
+        form=BOOLEAN,
+        parse=values.boolean,
+        default="false",
+        example="true",
+        field="dry_run",
+        text="Nothing sleeps; when it would have slept or woken is decided, logged and counted.",
+    ),
+    Annotation(
+        name="lazy-restore",
+        origin=ORIGINAL,
+        form='"auto", "true" or "false"',
+        parse=values.automatic,
+        default="auto",
+        example="true",
+        field="lazy_restore",
+        text='Let the application run at a wake before all of its memory is loaded; "auto" does so for large '
+        "images. The rest is loaded behind it.",
+    ),
+    Annotation(
+        name="probe-buffer-size",
+        origin=ORIGINAL,
+        form="whole number",
+        parse=values.integer,
+        default="1024",
+        example="2048",
+        note=PROXY,
+        text=f"Accepted and checked; {PROXY}: a connection's first bytes are not looked at.",
+    ),
+    Annotation(
+        name="connect-timeout",
+        origin=ORIGINAL,
+        form="Go duration, also negative",
+        parse=durations.parse_signed,
+        default="5s",
+        example="30s",
+        note=PROXY,
+        text=f"Accepted and checked; {PROXY}: a client's connection waits as long as the client does.",
+    ),
+    Annotation(
+        name="proxy-timeout",
+        origin=ORIGINAL,
+        form="Go duration, also negative",
+        parse=durations.parse_signed,
+        default="5s",
+        example="30s",
+        note=PROXY,
+        text=f"Accepted and checked; {PROXY}: no connection is cut.",
+    ),
+    Annotation(
+        name="migrate",
+        origin=ORIGINAL,
+        form=NAMES,
+        parse=values.names,
+        default="",
+        example="nginx",
+        mentions=tuple,
+        note=f"{NOT_YET}: a sleeping container's memory stays on its node",
+        text="The containers whose memory goes with the pod to another node. Accepted, not acted on yet.",
+    ),
+    Annotation(
+        name="live-migrate",
+        origin=ORIGINAL,
+        form="name of a container",
+        parse=values.name,
+        default="",
+        example="nginx",
+        mentions=lambda name: (name,),
+        note=f"{NOT_YET}: a container's memory stays on its node",
+        text="The container that goes to another node while it runs. Accepted, not acted on yet.",
+    ),
+    Annotation(
+        name="disable-migrate-data",
+        origin=ORIGINAL,
+        form=BOOLEAN,
+        parse=values.boolean,
+        default="false",
+        example="true",
+        note=f"{NOT_YET}: nothing is migrated",
+        text="Do not take the files along that a migrated container has written. Accepted, not acted on yet.",
+    ),
+    Annotation(
+        name="cpu-requests",
+        origin=ORIGINAL,
+        form="JSON",
+        parse=str,
+        default="",
+        example='{"nginx":"100m"}',
+        silent=True,
+        text="The original's manager writes it, to remember a pod's requests. Not read.",
+    ),
+    Annotation(
+        name="memory-requests",
+        origin=ORIGINAL,
+        form="JSON",
+        parse=str,
+        default="",
+        example='{"nginx":"128Mi"}',
+        silent=True,
+        text="As `cpu-requests`.",
+    ),
+    Annotation(
+        name="portless-containers",
+        origin=OURS,
+        form=NAMES,
+        parse=values.names,
+        default="",
+        example="worker",
+        field="portless",
+        pick=lambda names, container: container in names,
+        mentions=tuple,
+        text="Containers that may sleep although they listen on no port. An exec, a signal, `zeropod wake` and data "
+        "on a connection that they keep open wake them; their own timers do not, so a worker that polls or "
+        "runs jobs by the clock stands still. By default a container without a port stays awake.",
+    ),
+    Annotation(
+        name="wake-on-stop",
+        origin=OURS,
+        form=BOOLEAN,
+        parse=values.boolean,
+        default="true",
+        example="false",
+        field="wake_on_stop",
+        text="A sleeping application that is to be ended is woken first, so that it shuts down as it would awake. "
+        '"false": it ends at once with exit code 0, as with the original.',
+    ),
+    Annotation(
+        name="connections",
+        origin=OURS,
+        form='"keep", "wait" or "close"',
+        parse=values.choice("keep", "wait", "close"),
+        default="keep",
+        example="wait",
+        field="connections",
+        text="What becomes of the clients' open connections: they are kept over the sleep, or the sleep waits until "
+        "there are none, or they are closed as the sleep begins.",
+    ),
+    Annotation(
+        name="cpu-threshold",
+        origin=OURS,
+        form="Kubernetes CPU quantity",
+        parse=values.cores,
+        default="0",
+        example="50m",
+        field="cpu_threshold",
+        text="A container that uses more CPU than this is not idle, although nobody talks to it; 0 = its CPU is not "
+        "looked at.",
+    ),
+    Annotation(
+        name="max-request",
+        origin=OURS,
+        form=DURATION,
+        parse=durations.parse,
+        default="10m",
+        example="1h",
+        field="max_request",
+        text="How long a request that was not answered keeps a container awake; after that its client is taken for "
+        "gone. 0 = not at all.",
+    ),
+    Annotation(
+        name="ignore-from",
+        origin=OURS,
+        form="addresses and CIDRs, separated by commas",
+        parse=values.networks,
+        default="",
+        example="10.0.0.5,10.1.0.0/16,fd00::/8",
+        field="ignore_from",
+        text="Peers whose traffic is no activity and wakes nobody: scrapers, load balancers' checks. Asleep their "
+        "packets wait until somebody else wakes the container.",
+    ),
+    Annotation(
+        name="ignore-ports",
+        origin=OURS,
+        form="port numbers, separated by commas",
+        parse=values.ports,
+        default="",
+        example="9090",
+        field="ignore_ports",
+        text="Ports, TCP and UDP, whose traffic is no activity and wakes nobody, for instance one for metrics. Asleep "
+        "their packets wait until something else wakes the container.",
+    ),
+    Annotation(
+        name="min-awake",
+        origin=OURS,
+        form=DURATION,
+        parse=durations.parse,
+        default="0",
+        example="5m",
+        field="min_awake",
+        text="How long a container stays awake after a wake, whatever its traffic.",
+    ),
+    Annotation(
+        name="max-image-size",
+        origin=OURS,
+        form="Kubernetes quantity of bytes",
+        parse=values.size,
+        default="0",
+        example="2Gi",
+        field="max_image_size",
+        text="A container with more memory than this is not put to sleep; 0 = no limit but the node's.",
+    ),
+    Annotation(
+        name="on-failure",
+        origin=OURS,
+        form='"stay" or "freeze"',
+        parse=values.choice("stay", "freeze"),
+        default="stay",
+        example="freeze",
+        field="on_failure",
+        text="What becomes of an idle container that cannot be checkpointed: it stays awake, or it is frozen, which "
+        "saves its CPU and not its memory; a packet thaws it.",
+    ),
+)
+"""All of them, in the order of the reference."""
+
+BY_NAME: Mapping[str, Annotation] = {annotation.name: annotation for annotation in TABLE}
 
 DEFAULTS: Mapping[str, Any] = {
-    "scaledown": 60.0,  # seconds; the original's default
-    "connections": "keep",
-    "disable_checkpointing": False,
-    "dry_run": False,
-    "wake_on_stop": True,
-    "on_failure": "stay",
-    "cpu_threshold": 0.0,
-    "max_request": 600.0,
-    "min_awake": 0.0,
-    "max_image_size": 0,
-    "ignore_from": (),
-    "ignore_ports": (),
-    "ports": (),
-    "pre_dump": False,
-    "lazy_restore": "auto",
-    "probe_detection": True,
-    "portless": False,
+    **{one.field: one.meant(one.value(""), "") for one in TABLE if one.field},
+    "wishes": (),
+    "names": (),
     "notes": (),
 }
 """What a container gets whose pod says nothing: fields of the report's Policy."""
-
-_PARSERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
-    "scaledown-duration": ("scaledown", durations.parse),
-}
-
-_LATER = frozenset(
-    {
-        "connect-timeout",
-        "container-names",
-        "cpu-requests",
-        "disable-checkpointing",
-        "disable-migrate-data",
-        "disable-probe-detection",
-        "live-migrate",
-        "memory-requests",
-        "migrate",
-        "ports-map",
-        "pre-dump",
-        "probe-buffer-size",
-        "proxy-timeout",
-        "wake-on-stop",
-    }
-)
-"""Keys with a meaning that is not built yet. Ignoring one could do harm, so it is a refusal."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the owner of a pod wants of us.
-
-    Attributes:
-        annotations: the pod's annotations with our prefix, as written.
-        policy: what they mean: fields of the report's Policy, all of them.
-        reason: why the wish cannot be granted; "" if it can.
-    """
-
-    annotations: Mapping[str, str]
-    policy: Mapping[str, Any] = field(default_factory=lambda: DEFAULTS)
-    reason: str = ""
-
-
-def read(annotations: Mapping[str, str], runtime_handler: str) -> Wish | None:
-    """Return the wish of a pod, None if it wants nothing of us."""
-    ours = {key: annotations[key] for key in sorted(annotations) if key.startswith(PREFIX)}
-    if not ours and runtime_handler != RUNTIME_HANDLER:
-        return None
-    parsed = dict(DEFAULTS)
-    for key, value in ours.items():
-        name = key.removeprefix(PREFIX)
-        if name not in _PARSERS:
-            return Wish(ours, reason=_unsupported(key, value))
-        try:
-            target, parse = _PARSERS[name]
-            parsed[target] = parse(value)
-        except ValueError as error:
-            return Wish(ours, reason=f"annotation {key}: {error}")
-    return Wish(ours, parsed)
-
-
-def _unsupported(key: str, value: str) -> str:
-    shown = value if len(value) <= 80 else value[:77] + "..."
-    if key.removeprefix(PREFIX) in _LATER:
-        return f"annotation {key}: {shown!r} is not supported yet; remove it from the pod"
-    known = ", ".join(PREFIX + name for name in sorted(_PARSERS))
-    return f"unknown annotation {key}: {shown!r}; remove it or correct the key (known: {known})"

@@ -41,6 +41,14 @@ def parse(text: str) -> float:
         total += int(piece[1] or "0") * unit + int(fraction or "0") * unit // 10 ** len(fraction)
         position = piece.end()
     if not rest or position < len(rest) or total > _LONGEST:
-        problem = f'{text[:80]!r} is no duration; write for example "30s", "5m" or "1h30m", "0" for never'
-        raise ValueError(problem)
+        raise ValueError('it is no duration; write for example "30s", "5m" or "1h30m"')
     return total / 10**9
+
+
+def parse_signed(text: str) -> float:
+    """Return the seconds that `text` says, below zero too, as Go's time.ParseDuration.
+
+    Raises:
+        ValueError: `text` is no duration; the message says what one looks like.
+    """
+    return -parse(text[1:]) if text[:1] == "-" and text[1:2] != "+" else parse(text)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from nri_plugin import annotations as wishes
 from nri_plugin import (
     api,
     breaker,
@@ -20,6 +19,7 @@ from nri_plugin import (
     registry,
     settings,
     stub,
+    wishes,
 )
 from nri_plugin.reasons import NONE, Reason
 
@@ -201,7 +201,7 @@ class Plugin:
             return self._known.change(known.id, pid=pid, state=state, injected=injected)
         if pod is None or not pod.id:
             return None
-        wish = wishes.read(pod.annotations, pod.runtime_handler)
+        wish = wishes.read(pod.annotations, pod.runtime_handler, container.name)
         if wish is None:
             return None
         return self._known.put(
@@ -213,12 +213,11 @@ class Plugin:
                 namespace=pod.namespace,
                 uid=pod.uid,
                 runtime_handler=pod.runtime_handler,
-                annotations=wish.annotations,
                 policy=wish.policy,
                 pid=pid,
                 state=state,
                 injected=self._original(container) is not None,
-                reason=Reason("annotation", wish.reason) if wish.reason else NONE,
+                reason=wish.reason,
             )
         )
 

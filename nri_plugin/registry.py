@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nri_plugin import api
+from nri_plugin.annotations import DEFAULTS
 from nri_plugin.reasons import NONE, Reason
 
 
@@ -26,8 +27,7 @@ class Container:
         namespace: of the pod.
         uid: of the pod.
         runtime_handler: of the pod; "" is the default one.
-        annotations: the pod's with our prefix.
-        policy: what they mean for this container: fields of the report's Policy.
+        policy: what its pod's annotations mean for it: fields of the report's Policy.
         pid: of the first process in our pid namespace; 0 while there is none.
         state: as NRI says.
         injected: its stored spec names the supervisor.
@@ -43,8 +43,7 @@ class Container:
     namespace: str = ""
     uid: str = ""
     runtime_handler: str = ""
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    policy: Mapping[str, Any] = field(default_factory=dict)
+    policy: Mapping[str, Any] = field(default_factory=lambda: DEFAULTS)
     pid: int = 0
     state: api.State = api.State.UNKNOWN
     injected: bool = False

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import pathlib
 import random
+from collections.abc import Sequence
 
 from nri_plugin import registry
 from ttrpc import client, errors, messages
@@ -26,32 +27,34 @@ BACKOFF_FIRST = 0.1
 BACKOFF_LAST = 2.0
 """Seconds between tries to reach the daemon; its restart is noticed soon, for little work."""
 
-LONGEST_VALUE = 1024
-"""Characters of an annotation that are passed on. No valid value of ours is as long, and a report
-must stay below ttRPC's 4 MiB whatever owners of pods write."""
+LARGEST = 1 << 20
+"""Bytes of containers in one report, which must stay below ttRPC's 4 MiB. What a pod's owner can put
+into one container's is bounded (`wishes`), not how many containers there are."""
 
 # The daemon declares the same table: neither package may import the other.
 TABLE: messages.Table = {
     "Empty": [],
     "Policy": [  # of one container; the daemon parses no annotation
-        (1, "scaledown", "double"),  # seconds; 0 = never
-        (2, "connections", "string"),  # keep | wait | close
-        (3, "disable_checkpointing", "bool"),
-        (4, "dry_run", "bool"),
-        (5, "wake_on_stop", "bool"),
-        (6, "on_failure", "string"),  # stay | freeze
-        (7, "cpu_threshold", "double"),  # cores; 0 = not looked at
-        (8, "max_request", "double"),  # seconds
-        (9, "min_awake", "double"),  # seconds
-        (10, "max_image_size", "int64"),  # bytes; 0 = no limit
+        (1, "scaledown", "optional double"),  # seconds; 0 = never
+        (2, "connections", "optional string"),  # keep | wait | close
+        (3, "disable_checkpointing", "optional bool"),
+        (4, "dry_run", "optional bool"),
+        (5, "wake_on_stop", "optional bool"),
+        (6, "on_failure", "optional string"),  # stay | freeze
+        (7, "cpu_threshold", "optional double"),  # cores; 0 = not looked at
+        (8, "max_request", "optional double"),  # seconds
+        (9, "min_awake", "optional double"),  # seconds
+        (10, "max_image_size", "optional int64"),  # bytes; 0 = no limit
         (11, "ignore_from", "repeated string"),  # CIDRs
         (12, "ignore_ports", "repeated uint32"),
         (13, "ports", "repeated string"),  # "tcp/80"; none = discover
-        (14, "pre_dump", "bool"),
-        (15, "lazy_restore", "string"),  # auto | true | false
-        (16, "probe_detection", "bool"),
-        (17, "portless", "bool"),
+        (14, "pre_dump", "optional bool"),
+        (15, "lazy_restore", "optional string"),  # auto | true | false
+        (16, "probe_detection", "optional bool"),
+        (17, "portless", "optional bool"),
         (18, "notes", "repeated string"),
+        (19, "wishes", "repeated string"),  # as written, where not the default
+        (20, "names", "repeated string"),  # of containers, in any annotation
     ],
     "Container": [
         (1, "id", "string"),
@@ -65,14 +68,14 @@ TABLE: messages.Table = {
         (9, "state", "string"),
         (10, "managed", "bool"),
         (11, "reason", "string"),
-        (12, "annotations", "map<string,string>"),
-        (13, "policy", "Policy"),
+        (13, "policy", "Policy"),  # 12 was the annotations as written
         (14, "kind", "string"),  # of `reason`
     ],
     "ReportRequest": [
         (1, "containers", "repeated Container"),
         (2, "complete", "bool"),
         (3, "removed", "repeated string"),
+        (4, "present", "repeated string"),  # if complete: all ids, in this request or before
     ],
 }
 
@@ -124,8 +127,13 @@ class Reporter:
 
     async def _report_all(self, daemon: client.Client) -> None:
         self._changed.clear()
-        known = [_message(container) for container in self._containers]
-        await self._send(daemon, _api.ReportRequest(containers=known, complete=True))
+        known = list(self._containers)
+        *before, last = _parts([_message(container) for container in known])
+        for part in before:
+            await self._send(daemon, _api.ReportRequest(containers=part))
+        present = [container.id for container in known]
+        request = _api.ReportRequest(containers=last, complete=True, present=present)
+        await self._send(daemon, request)
 
     async def _report_changes(self, daemon: client.Client) -> None:
         closed = asyncio.create_task(daemon.wait_closed())
@@ -133,7 +141,7 @@ class Reporter:
             while not closed.done():
                 self._wake.clear()
                 if self._changed:
-                    await self._send(daemon, self._take())
+                    await self._report_taken(daemon)
                     continue
                 waiting = asyncio.create_task(self._wake.wait())
                 await asyncio.wait([waiting, closed], return_when=asyncio.FIRST_COMPLETED)
@@ -142,14 +150,13 @@ class Reporter:
             closed.cancel()
         raise errors.closed("the daemon ended the connection")
 
-    def _take(self) -> messages.Message:
+    async def _report_taken(self, daemon: client.Client) -> None:
         changed, self._changed = self._changed, set()
         known = {container_id: self._containers.get(container_id) for container_id in changed}
-        request: messages.Message = _api.ReportRequest(
-            containers=[_message(container) for container in known.values() if container],
-            removed=[container_id for container_id, container in known.items() if not container],
-        )
-        return request
+        removed = [container_id for container_id, container in known.items() if not container]
+        for part in _parts([_message(container) for container in known.values() if container]):
+            await self._send(daemon, _api.ReportRequest(containers=part, removed=removed))
+            removed = []
 
     async def _send(self, daemon: client.Client, request: messages.Message) -> None:
         await daemon.call(SERVICE, METHOD, request, _api.Empty, timeout=TIMEOUT)
@@ -160,7 +167,6 @@ class Reporter:
 
 
 def _message(container: registry.Container) -> messages.Message:
-    annotations = container.annotations.items()
     message: messages.Message = _api.Container(
         id=container.id,
         sandbox_id=container.sandbox_id,
@@ -175,6 +181,19 @@ def _message(container: registry.Container) -> messages.Message:
         reason=container.reason,
         kind=container.reason.kind,
         policy=_api.Policy(**container.policy),
-        annotations={key: value for key, value in annotations if len(value) <= LONGEST_VALUE},
     )
     return message
+
+
+def _parts(containers: Sequence[messages.Message]) -> list[list[messages.Message]]:
+    """Cut a list into at least one of at most `LARGEST` bytes each."""
+    parts: list[list[messages.Message]] = [[]]
+    size = 0
+    for message in containers:
+        more = message.ByteSize()
+        if parts[-1] and size + more > LARGEST:
+            parts.append([])
+            size = 0
+        parts[-1].append(message)
+        size += more
+    return parts

@@ -51,8 +51,9 @@ def schema(package: str, table: Table) -> types.SimpleNamespace:
     """Make the message classes that `table` describes.
 
     A type is a scalar ("string", "bytes", "bool", "int32", "uint64", ...), the name of a message
-    of the same table, "repeated X" of either, or "map<K,V>" with a scalar K. Enum fields are
-    declared "int32"; the bytes are the same.
+    of the same table, "repeated X" of either, "optional X" of a scalar, or "map<K,V>" with a
+    scalar K. Enum fields are declared "int32"; the bytes are the same. Only messages and optional
+    fields tell whether they were sent (`HasField`); others are 0 or empty when they were not.
 
     Args:
         package: the protobuf package, part of every message's full name.
@@ -112,6 +113,11 @@ def _add_field(
     if kind.startswith("repeated "):
         field.label = _Proto.LABEL_REPEATED
         kind = kind.removeprefix("repeated ")
+    if kind.startswith("optional "):
+        kind = kind.removeprefix("optional ")
+        field.proto3_optional = True
+        field.oneof_index = len(proto.oneof_decl)
+        proto.oneof_decl.add(name=f"_{name}")
     if kind in _SCALARS:
         field.type = _SCALARS[kind]
     elif kind in table:

@@ -111,10 +111,6 @@ def test_no_port(pods: Pods) -> None:
             {"annotations": {sleepers.SCALEDOWN: "-5s"}}, {}, sleepers.SCALEDOWN + ": '-5s'",
             id="negative duration",
         ),
-        pytest.param(
-            {"annotations": {"zeropod.ctrox.dev/wake-on-stop": "false"}}, {}, "not supported yet",
-            id="annotation of a later version",
-        ),
     ],
 )  # fmt: skip
 def test_not_managed(

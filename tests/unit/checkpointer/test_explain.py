@@ -1,10 +1,12 @@
 """From what the daemon holds to what it says."""
 
+import dataclasses
 from unittest import mock
 
 from checkpointer import containers, explain, lifecycle, log
 from checkpointer.container import Container
 from checkpointer.policy import Policy
+from redirector.endpoints import Port
 
 RECORD = containers.Record(
     "id", "pod", "p", "n", "u", "c", pid=1, start_time=1, policy=Policy(scaledown=60.0)
@@ -25,7 +27,7 @@ def test_reasons_are_printable_whatever_a_container_calls_its_files():
     life = lifecycle.Life(reason=reason)
     container = Container(RECORD, mock.Mock(), life=life, busy=reason)
     info = explain.info(RECORD, container)
-    text = explain.paragraph(RECORD, container)
+    text = explain.paragraph(RECORD, container, ())
 
     assert info.reason == info.busy == r"it keeps /tmp/\udcff\x1b[2J open"
     assert r"/tmp/\udcff\x1b[2J" in text
@@ -40,3 +42,38 @@ def test_a_log_line_is_one_line():
         assert quoted.startswith('"')
         assert quoted.isprintable()
     assert log._plain("plain/text:1") == "plain/text:1"
+
+
+def test_wishes_and_notes_are_told():
+    """What is not the default, what changes nothing, and a port on which nobody listens."""
+    policy = Policy(
+        wishes=("min-awake=5m",), notes=("a changes nothing",), ports=("tcp/80", "tcp/81")
+    )
+    record = dataclasses.replace(RECORD, policy=policy)
+    container = Container(record, mock.Mock(), ports=frozenset([Port("tcp", 80), Port("udp", 81)]))
+    info = explain.info(record, container, {"c"})
+    text = explain.paragraph(record, container, {"c"})
+
+    assert list(info.wishes) == ["min-awake=5m"]
+    assert [note.split()[0] for note in info.notes] == ["a", "zeropod.ctrox.dev/ports-map"]
+    assert "Its annotations: min-awake=5m. Note: a changes nothing. Note: " in text
+    assert "names tcp/81 for it, on which it does not listen" in text
+
+
+def test_before_the_first_look_no_port_is_missed():
+    """Which ports it listens on is not known yet."""
+    record = dataclasses.replace(RECORD, policy=Policy(ports=("tcp/80",)))
+
+    assert not explain.info(record, Container(record, mock.Mock()), {"c"}).notes
+
+
+def test_an_unmanaged_container_has_its_reason_alone():
+    """And the names that may be why it is not named; the policy's own notes would only repeat the reason."""
+    policy = Policy(names=("sidecra",), notes=("it never sleeps by itself: because",))
+    record = dataclasses.replace(RECORD, policy=policy, reason="because", kind="annotation", pid=0)
+    info = explain.info(record, None, {"c", "sidecar"})
+
+    assert (info.state, info.kind) == ("UNMANAGED", "annotation")
+    assert list(info.notes) == [
+        "its annotations name sidecra, which the pod has not had so far (only c, sidecar); was sidecar meant?"
+    ]

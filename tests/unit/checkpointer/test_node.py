@@ -8,7 +8,8 @@ from unittest import mock
 
 import pytest
 
-from checkpointer import containers, processes
+from checkpointer import api, containers, processes
+from checkpointer.container import Container
 from checkpointer.node import Node
 from checkpointer.policy import Policy
 
@@ -67,17 +68,10 @@ def record(name, *, pid=0, started=0, reason=""):
     return containers.Record(**ids, name=name, pid=pid, start_time=started, reason=reason)
 
 
-def reported(name):
-    fields = {
-        "sandbox_id": "pod",
-        "pod": "p",
-        "namespace": "n",
-        "uid": "u",
-        "policy": Policy(),
-        "kind": "other",
-    }
-    return SimpleNamespace(
-        **fields, id=name, name=name, pid=0, managed=False, reason="plain", state="running"
+def reported(name, state="running", **policy):
+    who = {"id": name, "sandbox_id": "pod", "pod": "p", "namespace": "n", "uid": "u", "name": name}
+    return api.m.Container(
+        **who, reason="plain", kind="other", state=state, policy=api.m.Policy(**policy)
     )
 
 
@@ -92,13 +86,13 @@ async def test_no_image_is_removed_before_the_plugin_has_said_who_there_is(make,
     node = make()
     node.load()
     await node.loaded()
-    node.report([reported("other")], [], complete=False)
+    node.report([reported("other")], [], None)
     await settled(node)
 
     engine.store.gc.assert_not_called()
     assert engine.datapath.forgotten == []
 
-    node.report([reported("asleep"), reported("other")], [], complete=True)
+    node.report([reported("asleep"), reported("other")], [], [])
     await settled(node)
 
     engine.store.gc.assert_called_once_with({"asleep", "other"})
@@ -117,7 +111,7 @@ async def test_what_was_held_for_a_dead_container_passes(make, engine, records):
     assert engine.datapath.abandoned == [("pod", "dead")]
     assert list(records.load()) == []
 
-    node.report([reported("known")], [], complete=True)
+    node.report([reported("known")], [], [])
     await settled(node)
 
     assert engine.datapath.abandoned[1:] == [("pod", "unheard-of")]
@@ -149,3 +143,42 @@ async def test_a_pod_stays_while_another_container_of_it_is_taken_over(make, eng
     node._forget_pod("pod")
 
     assert engine.datapath.forgotten == ["pod"]
+
+
+async def test_a_complete_report_may_come_in_parts(make):
+    """What an earlier part held is there, though the last one only names it."""
+    node = make()
+    node.report([reported("gone"), reported("a")], [], None)
+    node.report([reported("b")], [], ["a", "b"])
+
+    assert sorted(node._known) == ["a", "b"]
+
+
+async def test_a_name_that_no_container_has_had_is_told(make):
+    """Also of those that have ended: an init container is not there any more when somebody asks."""
+    node = make()
+    names = ["init", "web", "wbe"]
+    node.report([reported("init", "stopped", names=names), reported("worker")], [], None)
+    node.report([reported("web", names=names)], [], None)
+    [(info, text)] = node.explanations(api.m.Query(pod="p", container="web"))
+
+    [note] = info.notes
+    assert (
+        note
+        == "its annotations name wbe, which the pod has not had so far (only init, web, worker)"
+    )
+    assert text.endswith(f" Note: {note}.")
+
+
+async def test_a_policy_that_is_read_otherwise_holds_for_what_runs(make, records):
+    """A newer plugin makes more of the same annotations; the container need not be restarted for it."""
+    node = make()
+    container = Container(record("known", pid=1), mock.Mock())
+    node._actors["known"] = mock.Mock(container=container, close=mock.AsyncMock())
+    node._known["known"] = container.record
+    node.report([reported("known", max_request=5.0, ignore_ports=[9])], [], None)
+
+    assert container.record.policy == Policy(max_request=5.0, ignore_ports=(9,))
+    assert container.record.pid == 1
+    assert [stored.policy.max_request for stored in records.load()] == [5.0]
+    container.pod.ignore.assert_called_once()

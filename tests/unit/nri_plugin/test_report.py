@@ -28,7 +28,7 @@ class Daemon:
     async def report(self, request, _):
         self.requests.append(request)
         if request.complete:
-            self.known.clear()
+            self.known = {key: self.known[key] for key in request.present if key in self.known}
         self.known |= {container.id: container for container in request.containers}
         for container_id in request.removed:
             self.known.pop(container_id, None)
@@ -82,13 +82,13 @@ def container(number, **fields):
 
 async def test_everything_first_then_changes(known, daemon):
     """A connection begins with the complete state; then only what changes or goes is sent."""
-    known.put(container(1, pid=11, managed=True, annotations={"k": "v"}))
+    known.put(container(1, pid=11, managed=True, policy={"wishes": ("min-awake=5m",)}))
     async with reporting(known, daemon.path):
         await daemon.until(lambda: "c1" in daemon.known)
         assert daemon.requests[0].complete
         first = daemon.known["c1"]
         assert (first.pid, first.managed, first.state) == (11, True, "running")
-        assert dict(first.annotations) == {"k": "v"}
+        assert list(first.policy.wishes) == ["min-awake=5m"]
         known.put(container(2, reason=reasons.Reason("why", "because")))
         await daemon.until(lambda: "c2" in daemon.known)
         assert (daemon.known["c2"].reason, daemon.known["c2"].kind) == ("because", "why")
@@ -168,15 +168,34 @@ async def test_a_daemon_that_refuses_is_tried_again(known, tmp_path):
     await daemon.stop()
 
 
-async def test_huge_annotations_do_not_stop_reports(known, daemon):
-    """Owners may write 256 KiB into each pod; a report has to stay below ttRPC's limit."""
-    for number in range(50):
-        large = {"zeropod.ctrox.dev/x": "x" * (256 << 10), "zeropod.ctrox.dev/y": "ok"}
-        known.put(container(number, annotations=large))
+async def test_a_node_full_of_long_annotations_is_reported_in_parts(known, daemon):
+    """Whatever owners of pods write, a report stays below ttRPC's limit; only the last part says that it was all."""
+    long = {"notes": ("x" * 10_000,)}
+    for number in range(1000):
+        known.put(container(number, policy=long))
     async with reporting(known, daemon.path):
-        await daemon.until(lambda: len(daemon.known) == 50)
-    assert dict(daemon.known["c0"].annotations) == {"zeropod.ctrox.dev/y": "ok"}
-    assert len(messages.encode(daemon.requests[0])) < frames.SEND_LIMIT / 10
+        await daemon.until(lambda: len(daemon.known) == 1000)
+        *parts, last = daemon.requests
+        assert last.complete
+        assert not any(part.complete for part in parts)
+        assert sorted(last.present) == sorted(daemon.known)
+        daemon.requests.clear()
+        for number in range(1000):
+            known.put(container(number, policy=long, pid=1))
+        known.remove("c0")
+        await daemon.until(lambda: all(one.pid for one in daemon.known.values()))
+        parts += [last, *daemon.requests]
+    assert "c0" not in daemon.known
+    assert max(len(messages.encode(part)) for part in parts) < frames.SEND_LIMIT / 2
+
+
+async def test_what_is_not_said_is_not_sent(known, daemon):
+    """A daemon of another version can tell a field that it was not sent from one that is zero."""
+    known.put(container(1, policy={"wake_on_stop": False}))
+    async with reporting(known, daemon.path):
+        await daemon.until(lambda: daemon.known)
+    assert daemon.known["c1"].policy.HasField("wake_on_stop")
+    assert not daemon.known["c1"].policy.HasField("max_request")
 
 
 def test_both_sides_declare_the_same_messages():

@@ -49,6 +49,17 @@ def test_fields_that_the_table_lacks_are_kept():
     assert messages.encode(short) == whole
 
 
+def test_an_optional_field_tells_whether_it_was_sent():
+    """Zero and empty, when sent, are not the same as nothing."""
+    table = {"M": [(1, "a", "optional bool"), (2, "b", "optional string"), (3, "c", "bool")]}
+    optional = messages.schema("test.optional", table).M
+    said = optional.FromString(messages.encode(optional(a=False, c=False)))
+    assert said.HasField("a")
+    assert not said.HasField("b")
+    assert (said.a, said.b) == (False, "")
+    assert messages.encode(said) == b"\x08\0"
+
+
 def test_two_schemas_of_one_package_do_not_clash():
     """Client and server in one process may declare the same messages, even differently."""
     other = messages.schema("test.messages", {"Leaf": [(1, "id", "int32")]})
