@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from checkpointer import errors, lifecycle, sleep, wake
+from checkpointer import doors, errors, lifecycle, sleep, wake
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.lifecycle import Event
@@ -51,7 +51,7 @@ class Moves:
             # Waited for here: a pod's containers that become idle at once must not take the threads that wake others.
             async with engine.pod_locks[container.record.sandbox_id]:
                 await self._threaded(lambda: sleep.run(container, engine))
-        except sleep.CalledOff as off:
+        except doors.CalledOff as off:
             return lifecycle.SleepCalledOff(off.cause)
         except errors.Refused as refused:
             return lifecycle.SleepRefused(refused.reason, refused.kind)
