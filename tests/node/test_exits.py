@@ -171,3 +171,62 @@ def test_stop_during_a_dump(pods: Pods, tmp_path: Path) -> None:
 def _try_to_sleep(one: sleepers.Sleeper) -> None:
     with contextlib.suppress(TtrpcError):
         one.sleep()
+
+
+WAKE_ON_STOP = "zeropod.ctrox.dev/wake-on-stop"
+
+
+@pytest.mark.annotation("wake-on-stop")
+def test_a_stop_that_wakes_nobody(pods: Pods, tmp_path: Path) -> None:
+    """With wake-on-stop "false" a sleeping container that is stopped ends with 0 in less than a second, handler or not."""
+    mount = {"container_path": "/data", "host_path": str(tmp_path)}
+    pod = pods(annotations={sleepers.SCALEDOWN: "1h", WAKE_ON_STOP: "false"})
+    one = sleepers.python(pods, HANDLER, pod=pod, mounts=[mount])
+    one.sleep()
+    assert "exit code 0" in one.why()
+    begun = time.monotonic()
+    assert one.container.stop(20).exit_code == 0
+    assert time.monotonic() - begun < 1
+    assert not (tmp_path / "ended").exists()
+    cri.until(lambda: one.state == "none", 10)
+    assert not one.image().exists()
+
+
+@pytest.mark.annotation("wake-on-stop")
+def test_a_pod_that_sleeps_is_removed_in_a_second(pods: Pods) -> None:
+    """From the stop of the pod to its removal; and the same with the daemon away."""
+    for daemon in (True, False):
+        pod = pods(annotations={sleepers.SCALEDOWN: "1h", WAKE_ON_STOP: "false"})
+        one = sleepers.python(pods, "signal.signal(signal.SIGTERM, signal.SIG_IGN)", pod=pod)
+        one.sleep()
+        with contextlib.nullcontext() if daemon else sleepers.without_daemon():
+            begun = time.monotonic()
+            assert one.container.stop(20).exit_code == 0
+            pod.remove()
+            assert time.monotonic() - begun < 1, daemon
+        cri.until(lambda: one.state == "none", 10)
+        assert not one.image().exists()
+
+
+@pytest.mark.annotation("wake-on-stop")
+def test_awake_a_stop_is_the_applications(pods: Pods, tmp_path: Path) -> None:
+    """With wake-on-stop "false" an application that is awake, or was woken, shuts down by its handler all the same."""
+    mount = {"container_path": "/data", "host_path": str(tmp_path)}
+    pod = pods(annotations={sleepers.SCALEDOWN: "1h", WAKE_ON_STOP: "false"})
+    one = sleepers.python(pods, HANDLER, pod=pod, mounts=[mount])
+    for _ in range(2):
+        one.sleep()
+        one.ask("1")
+        one.reach("RUNNING")
+    assert one.container.stop(20).exit_code == 4
+    assert (tmp_path / "ended").exists()
+
+
+def test_a_stop_while_nobody_is_there_to_wake(pods: Pods) -> None:
+    """With the daemon away a sleeping container that is stopped ends with 0 at once, whatever signal its image names."""
+    for number in (signal.SIGTERM, signal.SIGQUIT):
+        one = sleepers.python(pods)
+        one.sleep()
+        with sleepers.without_daemon():
+            os.kill(one.pid, number)
+            assert one.container.wait("exited", 5).exit_code == 0
