@@ -204,8 +204,7 @@ def test_a_pod_that_sleeps_is_removed_in_a_second(pods: Pods, daemon: str) -> No
         assert one.container.stop(20).exit_code == 0
         pod.remove()
         assert time.monotonic() - begun < 1
-    cri.until(lambda: one.state == "none", 10)
-    assert not one.image().exists()
+    cri.until(lambda: one.state == "none" and not one.image().exists(), 20)
 
 
 @pytest.mark.annotation("wake-on-stop")
