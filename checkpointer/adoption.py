@@ -12,7 +12,6 @@ import time
 from checkpointer import (
     containers,
     errors,
-    images,
     lazy,
     lifecycle,
     reconcile,
@@ -22,6 +21,7 @@ from checkpointer import (
 )
 from checkpointer.container import Container
 from checkpointer.engine import Engine
+from checkpointer.kinds import Kind
 from checkpointer.lifecycle import Life, State
 from checkpointer.reconcile import Verdict
 from redirector.endpoints import Port
@@ -44,7 +44,13 @@ def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[li
     pod.ignore(Ignored.of(record.policy.ignore_from))
     container = Container(record, pod)
     _let_criu_end(container, engine)
-    container.image = _image(container, engine)
+    unusable = errors.ImageError(
+        "the application is gone and there is no image of it", kind=Kind.IMAGE_MISSING
+    )
+    try:
+        container.image = engine.store.load(record.id)
+    except errors.ImageError as error:
+        unusable = error
     verdict = _judge(container)
     if verdict not in {Verdict.RUNNING, Verdict.EXITED}:
         log.info("adopt", extra={"pod": record.title, "verdict": verdict.name})
@@ -62,9 +68,9 @@ def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[li
         case Verdict.EXITED:
             return container, []
         case Verdict.LOST:
-            return container, [
-                lifecycle.Lost("the application is gone and there is no image of it")
-            ]
+            if unusable.kind is Kind.IMAGE_VERSION:
+                raise unusable  # it sleeps on: the version that wrote the image can wake it
+            return container, [lifecycle.Lost(unusable.reason, unusable.kind)]
 
 
 def _let_criu_end(container: Container, engine: Engine) -> None:
@@ -76,16 +82,6 @@ def _let_criu_end(container: Container, engine: Engine) -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
-
-
-def _image(container: Container, engine: Engine) -> images.Image | None:
-    try:
-        return engine.store.load(container.record.id)
-    except errors.ImageError as error:
-        log.warning(
-            "image.unusable", extra={"pod": container.record.title, "reason": error.reason}
-        )
-        return None
 
 
 def _judge(container: Container) -> Verdict:

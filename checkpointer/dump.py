@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from checkpointer import cgroups, criu, held, images, lazy, manifest, processes, rescue
+from checkpointer import cgroups, criu, held, images, lazy, manifest, processes, rescue, seal
 from checkpointer.clock import Clock
 from checkpointer.errors import (
     CheckpointerError,
@@ -250,6 +250,7 @@ class _Dump:
             security=security,
             tuning=tuning,
             notes=notes,
+            files=seal.seals(self._staged.path),
         )
 
     def _bury(self, worker: Worker) -> None:

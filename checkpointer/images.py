@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Self
 
 from checkpointer import manifest as manifests
-from checkpointer import processes
+from checkpointer import processes, seal
 from checkpointer.errors import ImageError
 from checkpointer.kinds import Kind, is_full
 from checkpointer.manifest import Manifest
@@ -66,6 +66,15 @@ class Image:
 
     path: Path
     manifest: Manifest
+
+    def verify(self) -> None:
+        """See that its files are what they were at the commit.
+
+        Raises:
+            ImageError: one is not.
+        """
+        if wrong := seal.broken(self.path, self.manifest.files):
+            raise ImageError(f"the image is damaged: {wrong}", kind=Kind.IMAGE_CORRUPT)
 
     def fence_state(self) -> Fence:
         """Say how far a restore from it has come."""
@@ -234,6 +243,14 @@ class Store:
                 remove(entry)
         for entry in self.images.glob(".*"):
             shutil.rmtree(entry, ignore_errors=True)
+        for container_id in self.all():
+            # What does not say that it is another boot's may be all that is left of somebody.
+            with contextlib.suppress(ImageError, OSError):
+                if self._manifest(container_id).boot_id != manifests.boot_id():
+                    self.drop(container_id)
+
+    def _manifest(self, container_id: str) -> Manifest:
+        return Manifest.decode((self.images / container_id / manifests.NAME).read_bytes())
 
     def stage(self, container_id: str) -> Staged:
         """Start an image."""
@@ -250,11 +267,13 @@ class Store:
         """
         path = self.images / _checked(container_id)
         try:
-            manifest = Manifest.decode((path / manifests.NAME).read_bytes())
+            manifest = self._manifest(container_id)
         except FileNotFoundError:
             if path.exists():
                 raise ImageError("the image has no manifest") from None
             return None
+        except OSError as error:
+            raise ImageError(f"the image's manifest cannot be read: {error}") from error
         if manifest.container_id != container_id:
             raise ImageError(
                 f"the image is of another container, {manifest.container_id}",

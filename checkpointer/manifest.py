@@ -1,7 +1,11 @@
 """What an image says about itself: a JSON file beside criu's own, written last.
 
-It decides whether the image may be used (container, boot, kernel), what the restored tree is compared with, and what
-has to be put back by us. `notes` belongs to the caller.
+It decides whether the image may be used (container, boot, kernel), what its files and the restored tree are compared
+with, and what has to be put back by us. `notes` belongs to the caller.
+
+Its first line tells version and digest of the rest. A version is another one only if a program that does not know it
+would restore wrongly: names that are not known are passed over, and each version from `OLDEST` on is read, so that a
+container may sleep through an upgrade.
 """
 
 from __future__ import annotations
@@ -12,14 +16,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+from checkpointer import seal
 from checkpointer.errors import ImageError
 from checkpointer.held import Held
 from checkpointer.kinds import Kind
 from checkpointer.processes import Security, Tuning
+from checkpointer.seal import Seal
 from redirector.endpoints import Connection, Port
 
 NAME = "zeropod.json"
-VERSION = 1
+OLDEST, VERSION = 1, 2
 
 
 def boot_id() -> str:
@@ -53,6 +59,7 @@ class Manifest:
         cgroups: Directories by hierarchy.
         security: Rights of every thread, by its id inside.
         tuning: What criu does not bring back, for the threads that have something of their own.
+        files: What its files were; none in version 1.
         notes: The caller's.
     """
 
@@ -73,6 +80,7 @@ class Manifest:
     security: dict[int, Security]
     tuning: dict[int, Tuning]
     notes: dict[str, Any]
+    files: dict[str, Seal] = dataclasses.field(default_factory=dict)
 
     def encode(self) -> bytes:
         """Return the manifest as JSON; threads with equal rights share one entry."""
@@ -81,7 +89,6 @@ class Manifest:
             threads.setdefault(facts, []).append(tid)
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain |= {
-            "version": VERSION,
             "held": {
                 "ports": sorted(self.held.ports),
                 "connections": sorted(self.held.connections),
@@ -89,22 +96,22 @@ class Manifest:
             "security": [{"tids": tids, **facts._asdict()} for facts, tids in threads.items()],
             "tuning": {tid: value._asdict() for tid, value in self.tuning.items()},
         }
-        return json.dumps(plain, indent=1).encode()
+        body = json.dumps(plain, indent=1).encode()
+        return (
+            json.dumps({"version": VERSION, "digest": seal.digest(body)}).encode() + b"\n" + body
+        )
 
     @classmethod
     def decode(cls, data: bytes) -> Manifest:
         """Read a manifest back.
 
         Raises:
-            ImageError: it is not one of ours, or from another version of this program.
+            ImageError: it is not one of ours, damaged, or from a later version of this program.
         """
         try:
-            plain: dict[str, Any] = json.loads(data)
-            if plain.pop("version") != VERSION:
-                raise ImageError(
-                    "the image was written by another version of zeropod", kind=Kind.IMAGE_VERSION
-                )
+            plain = _body(data)
             held = plain.pop("held")
+            known = {field.name for field in dataclasses.fields(cls)}
             return cls(
                 held=Held(
                     frozenset(Port(*port) for port in held["ports"]),
@@ -113,10 +120,31 @@ class Manifest:
                 pipes={int(fd): name for fd, name in plain.pop("pipes").items()},
                 security=_security(plain.pop("security")),
                 tuning=_tuning(plain.pop("tuning")),
-                **plain,
+                files={name: Seal(*sealed) for name, sealed in plain.pop("files", {}).items()},
+                **{name: value for name, value in plain.items() if name in known},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ImageError(f"the image's manifest is damaged: {error!r}") from error
+
+
+def _body(data: bytes) -> dict[str, Any]:
+    """Return what follows the first line, if that agrees."""
+    first, _, body = data.partition(b"\n")
+    whole = first == b"{"  # version 1 was one object
+    head: dict[str, Any] = json.loads(data if whole else first)
+    version = head.pop("version")
+    if not OLDEST <= version <= VERSION:
+        raise ImageError(
+            f"the image was written by another version of zeropod (format {version}, and this one knows {OLDEST} to "
+            f"{VERSION}); install that version again, and its container can wake",
+            kind=Kind.IMAGE_VERSION,
+        )
+    if whole:
+        return head
+    if head["digest"] != seal.digest(body):
+        raise ImageError("the image's manifest is damaged: it has another content than it had")
+    found: dict[str, Any] = json.loads(body)
+    return found
 
 
 def _security(entries: list[dict[str, Any]]) -> dict[int, Security]:

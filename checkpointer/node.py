@@ -18,6 +18,7 @@ from checkpointer import (
     adoption,
     api,
     containers,
+    errors,
     explain,
     lifecycle,
     metrics,
@@ -172,6 +173,9 @@ class Node:
     def _know(self, record: containers.Record) -> None:
         self._known[record.id] = record
         self._records.put(record)
+        self._take_over(record)
+
+    def _take_over(self, record: containers.Record) -> None:
         if record.pid and record.id not in self._actors and record.id not in self._adopting:
             task = self._loop.create_task(self._adopt(record), name=f"adopt {record.title}")
             self._adopting[record.id] = task
@@ -195,11 +199,16 @@ class Node:
             return
         except Exception as error:
             os.close(pidfd)
-            log.exception("adopt.failed", extra={"pod": record.title})
             reason = f"the daemon could not take it over and tries again: {error}"
-            self._known[record.id] = dataclasses.replace(record, reason=reason)
+            if self._known[record.id].reason != reason:
+                ours = isinstance(error, errors.CheckpointerError)
+                extra = {"pod": record.title, "reason": reason}
+                log.warning("adopt.failed", extra=extra, exc_info=None if ours else error)
+            kind = errors.kind_of(error)
+            self._known[record.id] = dataclasses.replace(record, reason=reason, kind=kind)
             self._loop.call_later(ADOPT_AGAIN, self._adopt_again, record)
             return
+        self._known[record.id] = container.record  # without the reason of an earlier try
         actor = Actor(container, self.engine, self._pool, self._observe, self._ended)
         self._actors[record.id] = actor
         self._pidfds[record.id] = pidfd
@@ -214,7 +223,7 @@ class Node:
         if record.id not in self._known:
             return
         if record.alive():
-            self._know(record)
+            self._take_over(record)
         else:
             self._vanished(record)
 
@@ -224,7 +233,11 @@ class Node:
         if known is not None and (known.pid, known.start_time) == (record.pid, record.start_time):
             del self._known[record.id]
             self._records.drop(record.id)
+            self._task(self._drop_image(record.id))
         self._forget_pod(record.sandbox_id)
+
+    async def _drop_image(self, container_id: str) -> None:
+        await self._loop.run_in_executor(self._pool, self.engine.store.drop, container_id)
 
     def _exited(self, container_id: str) -> None:
         pidfd = self._pidfds.pop(container_id)

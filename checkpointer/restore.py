@@ -141,6 +141,8 @@ class _Restore:
 
     def run(self, *, lazy: bool) -> Restored:
         try:
+            self._image.verify()
+            self._clock.phase("verify")
             with self._directory() as fd, _stdio(self._target.supervisor_pid) as (keys, fds):
                 if lazy:
                     self._drain = Drain.start(self._zygotes, self._image, fd)
@@ -282,6 +284,9 @@ class _Restore:
         lines = criu.telling(log)
         reason = str(self._objection or error) or repr(error)
         kind = kind_of(self._objection or error, lines)
+        wrote, ours = self._image.manifest.criu, self._zygotes.bundle.version
+        if kind is Kind.CRIU_FAILED and wrote != ours:
+            reason += f" (the image was written by criu {wrote}, and this is {ours})"
         try:
             kill_tree(self._target)
         except SupervisorError as worse:

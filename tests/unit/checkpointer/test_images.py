@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from checkpointer import images, manifest
+from checkpointer import images, manifest, seal
 from checkpointer.errors import ImageError
 from checkpointer.held import Held
 from checkpointer.images import Fence, Image, Store
+from checkpointer.kinds import Kind
 from checkpointer.manifest import Manifest
 from checkpointer.processes import Security, Tuning
+from checkpointer.seal import Seal
 from redirector.endpoints import Connection, Port
 
 ID = "0123abcd"
@@ -44,6 +47,7 @@ def facts(container_id: str = ID) -> Manifest:
         security={2: FACTS, 3: FACTS, 4: FACTS._replace(uid="1\t1\t1\t1")},
         tuning={3: Tuning((0, 1), 16388, 50000)},
         notes={"pod": "default/web"},
+        files={"core-2.img": Seal(3, seal.digest(b"uvw")), "pages-1.img": Seal(4096, "")},
     )
 
 
@@ -67,7 +71,19 @@ def test_a_manifest_reads_back_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"null", b"[]", b"{}", b'{"version": 1}', facts().encode()[:-3], b"\xff\xfe"],
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"version": 1}',
+        b'{\n"version": 1}',
+        b'{"version": 2}\n{}',
+        b'{"version": 2, "digest": ""}\n{}',
+        facts().encode()[:-3],
+        facts().encode().replace(b"4711", b"4712"),
+        b"\xff\xfe",
+    ],
 )
 def test_a_damaged_manifest_is_an_image_error(data: bytes) -> None:
     """Whatever is wrong with a manifest is said as an image's error."""
@@ -75,11 +91,29 @@ def test_a_damaged_manifest_is_an_image_error(data: bytes) -> None:
         Manifest.decode(data)
 
 
-def test_a_manifest_of_another_version_is_refused() -> None:
-    """Another program's idea of a manifest is not guessed at."""
-    data = facts().encode().replace(b'"version": 1', b'"version": 2')
-    with pytest.raises(ImageError, match="another version"):
+@pytest.mark.parametrize("version", [0, 3])
+def test_a_manifest_of_an_unknown_version_is_refused(version: int) -> None:
+    """Another program's idea of a manifest is not guessed at; the reason says what to do."""
+    data = facts().encode().replace(b'"version": 2', b'"version": %d' % version)
+    with pytest.raises(ImageError, match="install that version again") as caught:
         Manifest.decode(data)
+    assert caught.value.kind is Kind.IMAGE_VERSION
+
+
+def test_a_manifest_of_the_first_version_is_read() -> None:
+    """It had no digests, and was one object: a container that sleeps through an upgrade wakes."""
+    plain = json.loads(facts().encode().partition(b"\n")[2])
+    del plain["files"]
+    old = json.dumps({**plain, "version": 1}, indent=1).encode()
+    assert Manifest.decode(old) == dataclasses.replace(facts(), files={})
+
+
+def test_what_a_manifest_says_beyond_is_passed_over() -> None:
+    """A later program may say more in the same version; one before it goes on with what it knows."""
+    plain = json.loads(facts().encode().partition(b"\n")[2])
+    body = json.dumps({**plain, "later": [1]}).encode()
+    head = {"version": manifest.VERSION, "digest": seal.digest(body)}
+    assert Manifest.decode(json.dumps(head).encode() + b"\n" + body) == facts()
 
 
 def test_a_committed_image_is_found_with_what_it_says(store: Store) -> None:
@@ -144,6 +178,44 @@ def test_an_image_without_a_manifest_is_refused(store: Store) -> None:
     (committed(store).path / manifest.NAME).unlink()
     with pytest.raises(ImageError, match="no manifest"):
         store.load(ID)
+
+
+def test_an_image_is_what_it_was(store: Store) -> None:
+    """Whatever a file has become since the commit is found before criu sees it; what is beside them is not looked at."""
+    with store.stage(ID) as staged:
+        (staged.path / "core-2.img").write_bytes(b"uvw")
+        (staged.path / "pages-1.img").write_bytes(bytes(4096))
+        (staged.path / "ghost-file-1.img").write_bytes(bytes(2 << 20))
+        (staged.path / "dump.log").write_bytes(b"still being written")
+        image = staged.commit(dataclasses.replace(facts(), files=seal.seals(staged.path)))
+    assert set(image.manifest.files) == {"core-2.img", "pages-1.img", "ghost-file-1.img"}
+    (image.path / "restore.log").write_text("x")
+    (image.path / "core-9.img").write_text("x")
+    image.verify()
+    for name in image.manifest.files:
+        good = (image.path / name).read_bytes()
+        for bad in (good[:-1], good + b"x"):
+            (image.path / name).write_bytes(bad)
+            with pytest.raises(ImageError, match=f"{name} has {len(bad)} bytes") as caught:
+                image.verify()
+            assert caught.value.kind is Kind.IMAGE_CORRUPT
+        (image.path / name).unlink()
+        with pytest.raises(ImageError, match=f"{name} cannot be read"):
+            image.verify()
+        (image.path / name).write_bytes(good)
+    (image.path / "core-2.img").write_bytes(b"xyz")
+    with pytest.raises(ImageError, match=r"core-2\.img has another content"):
+        image.verify()
+
+
+def test_images_of_another_boot_go_at_once(tmp_path: Path) -> None:
+    """Nobody can be left to wake from them; what cannot be read stays until it is known whose it is."""
+    store = Store(tmp_path / "zeropod")
+    committed(store, "this")
+    (committed(store, "odd").path / manifest.NAME).write_text("?")
+    with store.stage("another") as staged:
+        staged.commit(dataclasses.replace(facts("another"), boot_id="another"))
+    assert Store(tmp_path / "zeropod").all() == ["odd", "this"]
 
 
 def test_the_fence_goes_one_way(store: Store) -> None:

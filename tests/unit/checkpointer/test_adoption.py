@@ -1,0 +1,78 @@
+"""Taking over a container whose image is not as it should be; processes are stand-ins."""
+
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+
+from checkpointer import adoption, containers, errors, lifecycle
+from checkpointer.container import Container
+from checkpointer.kinds import Kind
+from checkpointer.supervisor import State
+
+RECORD = containers.Record("id", "pod", "p", "n", "u", "c", pid=1, start_time=1)
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """A container whose supervisor waits, without an application."""
+    control = mock.Mock()
+    control.application.return_value = None
+    control.state.return_value = State.ASLEEP
+    monkeypatch.setattr(Container, "supervisor", control)
+    return control
+
+
+def engine(unusable):
+    store = mock.Mock()
+    store.load.side_effect = unusable
+    zygotes = mock.Mock()
+    zygotes.running.return_value = []
+    return SimpleNamespace(
+        datapath=mock.Mock(), store=store, zygotes=zygotes, execs=mock.Mock(), tally=mock.Mock()
+    )
+
+
+@pytest.mark.parametrize(
+    ("unusable", "lost"),
+    [
+        (
+            errors.ImageError("the image's manifest is damaged"),
+            lifecycle.Lost("the image's manifest is damaged", Kind.IMAGE_CORRUPT),
+        ),
+        (
+            lambda _: None,
+            lifecycle.Lost(
+                "the application is gone and there is no image of it", Kind.IMAGE_MISSING
+            ),
+        ),
+    ],
+)
+def test_a_container_without_a_usable_image_is_lost_for_that_reason(found, unusable, lost):
+    """What the image lacks is what people are told."""
+    _, events = adoption.adopt(RECORD, engine(unusable))
+
+    assert events == [lost]
+
+
+def test_a_container_whose_image_is_of_a_later_version_sleeps_on(found):
+    """A daemon that was rolled back must not end what its successor can wake."""
+    later = errors.ImageError("format 9", kind=Kind.IMAGE_VERSION)
+
+    with pytest.raises(errors.ImageError) as caught:
+        adoption.adopt(RECORD, engine(later))
+
+    assert caught.value is later
+    found.tell.assert_not_called()
+
+
+def test_an_image_that_nobody_needs_may_be_of_any_version(found):
+    """The application runs: whatever its image is, it is stale."""
+    found.application.return_value = 7
+    found.state.return_value = State.RUN
+    container, events = adoption.adopt(
+        RECORD, engine(errors.ImageError("format 9", kind=Kind.IMAGE_VERSION))
+    )
+
+    assert events == []
+    assert container.life.state is lifecycle.State.RUNNING
