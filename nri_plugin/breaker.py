@@ -1,7 +1,9 @@
 """A circuit breaker for containers that the supervisor may not agree with.
 
-A container whose last life ended soon after it had started under the supervisor starts plain the
-next time. If we were the cause, it now runs; if not, nothing is lost but one life without sleep.
+A container whose last life ended soon after it had started under the supervisor, and not with exit
+code 0, starts plain the next time. If we were the cause, it now runs; if not, nothing is lost but
+one life without sleep. Exit code 0 is that of a container which did what it was to do: an init
+container, a job.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class Breaker:
         self._ended: dict[tuple[str, str], tuple[float, float]] = {}
 
     def life_ended(self, uid: str, name: str, *, seconds: float, supervised: bool) -> None:
-        """Note the end of a life that lasted `seconds`."""
+        """Note the end of a life that lasted `seconds`, before it is known how."""
         now = self._clock()
         self._ended = {
             key: (when, lasted)
@@ -35,6 +37,11 @@ class Breaker:
         }
         if supervised and seconds < SHORT_LIFE:
             self._ended[uid, name] = (now, seconds)
+
+    def forgive(self, uid: str, name: str, *, seconds: float) -> None:
+        """Forget the life that lasted `seconds`: it ended well."""
+        if self._ended.get((uid, name), (0.0, 0.0))[1] == seconds:
+            del self._ended[uid, name]
 
     def reason(self, uid: str, name: str) -> Reason:
         """Return why the next life has to be plain, an empty reason if it need not."""

@@ -1,4 +1,4 @@
-"""containerd's records of containers: read one, change its spec.
+"""containerd's records of containers: read one, change its spec, ask how it ended.
 
 A task is made from the record as it stands when the task is made, so a spec that is changed before
 StartContainer is the one that runs. CRI itself changes records this way when resources change.
@@ -13,7 +13,7 @@ import functools
 import json
 import pathlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +55,18 @@ _api = messages.schema(
 )
 
 
+# k8s.io/cri-api, pkg/apis/runtime/v1/api.proto: stable.
+_cri = messages.schema(
+    "runtime.v1",
+    {
+        "ContainerStatusRequest": [(1, "container_id", "string")],
+        "ContainerStatus": [(1, "id", "string"), (3, "state", "int32"), (7, "exit_code", "int32")],
+        "ContainerStatusResponse": [(1, "status", "ContainerStatus")],
+    },
+)
+_EXITED = 2  # of ContainerState
+
+
 class ContainersError(Exception):
     """containerd did not do what it was asked; the text says why."""
 
@@ -84,7 +96,7 @@ class Containers:
         self._metadata = (("containerd-namespace", namespace),)
         # grpc's own threads answer; this one only waits, so that the event loop does not.
         self._executor = futures.ThreadPoolExecutor(4, thread_name_prefix="containerd")
-        self._calls: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+        self._calls: Mapping[str, Callable[..., Any]] = {}
         self._channel: Any = None
         self._opening = threading.Lock()
 
@@ -96,7 +108,7 @@ class Containers:
         """
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._executor, self._open)
-        await self._call(0, _api.GetContainerRequest(id=_NOBODY), missing_ok=True)
+        await self._call("Get", _api.GetContainerRequest(id=_NOBODY), missing_ok=True)
 
     async def get(self, container_id: str) -> Record:
         """Return a container's record.
@@ -105,7 +117,7 @@ class Containers:
             ContainersError: it is not there, or containerd does not answer.
         """
         request = _api.GetContainerRequest(id=container_id)
-        found = (await self._call(0, request)).container
+        found = (await self._call("Get", request)).container
         try:
             spec = json.loads(found.spec.value)
         except ValueError as error:
@@ -124,7 +136,21 @@ class Containers:
             container=_api.Container(id=record.id, spec=value),
             update_mask=_api.FieldMask(paths=["spec"]),
         )
-        await self._call(1, request)
+        await self._call("Update", request)
+
+    async def exit_code(self, container_id: str) -> int | None:
+        """Return the status with which a container has ended, None if it has not or is not there any more.
+
+        NRI tells it from 0.12 on only.
+
+        Raises:
+            ContainersError: containerd does not answer.
+        """
+        request = _cri.ContainerStatusRequest(container_id=container_id)
+        answer = await self._call("ContainerStatus", request, missing_ok=True)
+        if answer is None or answer.status.state != _EXITED:
+            return None
+        return int(answer.status.exit_code)
 
     def close(self) -> None:
         """End the channel; the client is of no use afterwards."""
@@ -133,20 +159,20 @@ class Containers:
         self._executor.shutdown(wait=False)
 
     async def _call(
-        self, which: int, request: messages.Message, *, missing_ok: bool = False
+        self, which: str, request: messages.Message, *, missing_ok: bool = False
     ) -> Any:
         loop = asyncio.get_running_loop()
-        if self._calls is None:
+        if not self._calls:
             await loop.run_in_executor(self._executor, self._open)
         exchange = functools.partial(self._exchange, which, request, missing_ok=missing_ok)
         return await loop.run_in_executor(self._executor, exchange)
 
     def _open(self) -> None:
         with self._opening:
-            if self._calls is None:
+            if not self._calls:
                 self._calls = self._make_calls()
 
-    def _make_calls(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def _make_calls(self) -> Mapping[str, Callable[..., Any]]:
         try:
             import grpc  # noqa: PLC0415 - late, see above
         except ImportError as error:
@@ -154,21 +180,22 @@ class Containers:
             raise ContainersError(problem) from error
         self._channel = grpc.insecure_channel(f"unix://{self._socket}", options=_OPTIONS)
 
-        def method(name: str, response: messages.MessageClass) -> Callable[..., Any]:
-            call: Callable[..., Any] = self._channel.unary_unary(
-                f"/{_SERVICE}.Containers/{name}", messages.encode, response.FromString
+        methods = {
+            f"{_SERVICE}.Containers/Get": _api.GetContainerResponse,
+            f"{_SERVICE}.Containers/Update": _api.UpdateContainerResponse,
+            "runtime.v1.RuntimeService/ContainerStatus": _cri.ContainerStatusResponse,
+        }
+        return {
+            path.rpartition("/")[2]: self._channel.unary_unary(
+                f"/{path}", messages.encode, response.FromString
             )
-            return call
+            for path, response in methods.items()
+        }
 
-        return (
-            method("Get", _api.GetContainerResponse),
-            method("Update", _api.UpdateContainerResponse),
-        )
-
-    def _exchange(self, which: int, request: messages.Message, *, missing_ok: bool) -> Any:
+    def _exchange(self, which: str, request: messages.Message, *, missing_ok: bool) -> Any:
         import grpc  # noqa: PLC0415 - loaded by now
 
-        if self._calls is None:
+        if not self._calls:
             raise ContainersError("not connected")
         try:
             return self._calls[which](

@@ -32,6 +32,15 @@ the start before the program is executed."""
 VERIFY_INTERVAL = 0.002
 """Seconds between two looks, doubled each time up to 0.1."""
 
+EXIT_CODE_TRIES = 40
+EXIT_CODE_INTERVAL = 0.05
+"""Tries and seconds between them to learn an exit code: the runtime reports an end before it stores
+it, and the kubelet restarts a container after a second at the earliest."""
+
+EXPLAINED_AT_ONCE = 2
+"""Containers whose records are read to explain them; the rest of containerd's client is for those that
+the runtime waits for."""
+
 CREATED_WITHOUT_US = Reason(
     "created-without-plugin",
     "it was created while the plugin was not connected to the runtime; "
@@ -65,6 +74,7 @@ class Plugin:
         self._breaker = fuse
         self._verify_timeout = verify_timeout
         self._lookup = lookup.Lookup()
+        self._explaining = asyncio.Semaphore(EXPLAINED_AT_ONCE)
         self._runtime = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self.synchronized_once = asyncio.Event()
@@ -158,6 +168,9 @@ class Plugin:
         self._known.change(found.id, started=time.monotonic(), state=api.State.RUNNING)
         if found.injected:
             self._spawn(self._verify(found.id, found.pid), f"verify-{found.id[:12]}")
+        elif not found.reason:
+            # Created in the moment in which we connected, so that nobody told us.
+            self._spawn(self._explain(found.id), f"explain-{found.id[:12]}")
 
     async def _stopped(self, _: Any, container: Any) -> None:
         """StopContainer: the process is dead, whatever the event says."""
@@ -169,6 +182,8 @@ class Plugin:
             self._breaker.life_ended(
                 found.uid, found.name, seconds=lived, supervised=found.injected
             )
+            if self._breaker.reason(found.uid, found.name):
+                self._spawn(self._forgive(found, lived), f"exit-{found.id[:12]}")
             _log.info("container.stopped", extra={"container": found.title, "seconds": lived})
         self._known.change(found.id, state=api.State.STOPPED, pid=0, started=None)
 
@@ -259,10 +274,25 @@ class Plugin:
             return Reason("containerd", f"its spec could not be changed: {error}")
         return reason
 
+    async def _forgive(self, found: registry.Container, lived: float) -> None:
+        """Take back that a short life counts, if it ended with 0."""
+        for _ in range(EXIT_CODE_TRIES):
+            try:
+                code = await self._records.exit_code(found.id)
+            except containers.ContainersError as error:
+                _log.debug("container.unreadable", extra={"id": found.id, "reason": str(error)})
+                return
+            if code is not None:
+                if code == 0:
+                    self._breaker.forgive(found.uid, found.name, seconds=lived)
+                return
+            await asyncio.sleep(EXIT_CODE_INTERVAL)
+
     async def _explain(self, container_id: str) -> None:
         """Find out why a container is plain that was created without us."""
         try:
-            reason = self._refusal(await self._records.get(container_id))
+            async with self._explaining:
+                reason = self._refusal(await self._records.get(container_id))
         except containers.ContainersError as error:
             _log.debug("container.unreadable", extra={"id": container_id, "reason": str(error)})
             reason = NONE

@@ -44,6 +44,16 @@ def test_only_the_last_life_counts(fuse):
     assert fuse.reason("pod", "web") == ""
 
 
+def test_a_short_life_that_ended_well_is_forgiven(fuse):
+    """That very life: another one may have ended meanwhile."""
+    fuse.life_ended("pod", "init", seconds=1.5, supervised=True)
+    fuse.forgive("pod", "init", seconds=1.0)
+    assert fuse.reason("pod", "init")
+    fuse.forgive("pod", "init", seconds=1.5)
+    assert fuse.reason("pod", "init") == ""
+    fuse.forgive("pod", "init", seconds=1.5)
+
+
 def test_containers_are_told_apart_by_pod_and_name(fuse):
     """One container's failure is not held against another of the pod, or its namesake."""
     fuse.life_ended("pod", "web", seconds=1, supervised=True)

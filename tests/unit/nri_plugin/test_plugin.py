@@ -21,13 +21,27 @@ class Records:
     def __init__(self):
         self.stored = {}
         self.written = []
+        self.exit_codes = {}
+        self.reading = self.most_reading = 0
         self.failure = None
         self.hang = False
 
     async def connect(self):
         pass
 
+    async def exit_code(self, container_id):
+        return self.exit_codes.get(container_id, 1)
+
     async def get(self, container_id):
+        self.reading += 1
+        self.most_reading = max(self.reading, self.most_reading)
+        try:
+            await asyncio.sleep(0)
+            return await self._get(container_id)
+        finally:
+            self.reading -= 1
+
+    async def _get(self, container_id):
         if self.hang:
             await asyncio.Event().wait()
         if self.failure is not None:
@@ -276,6 +290,38 @@ async def test_a_short_life_makes_the_next_one_plain_and_the_one_after_managed(n
         await node.event("StopContainer", container_id)
     assert [written for written, _ in node.records.written] == ["c1", "c3"]
     assert "its last life ended 0." in node.known.get("c2").reason
+
+
+async def test_a_short_life_that_ended_well_changes_nothing(node):
+    """An init container or a job is done soon; containerd is asked until it knows how it ended."""
+    for container_id in ("c1", "c2"):
+        node.records.add(container_id)
+        node.records.exit_codes[container_id] = None
+        await node.event("PostCreateContainer", container_id)
+        await node.event("StartContainer", container_id)
+        await node.event("StopContainer", container_id)
+        node.records.exit_codes[container_id] = 0
+        await asyncio.sleep(3 * plugin.EXIT_CODE_INTERVAL)
+    assert [written for written, _ in node.records.written] == ["c1", "c2"]
+
+
+async def test_a_container_that_was_created_as_we_connected_has_its_reason(node):
+    """Its creation was never told, and it is in no list: the first event is its start."""
+    node.records.add("c1")
+    await node.event("StartContainer", pid=os.getpid())
+    await node.event("PostStartContainer", pid=os.getpid(), state=api.State.RUNNING)
+    await node.until(reason=plugin.CREATED_WITHOUT_US)
+
+
+async def test_explanations_leave_room_for_those_who_wait(tmp_path):
+    """A containerd that hangs answers some of the old containers late, and a new one in time."""
+    pods = [api.PodSandbox(id="p1", name="pod", namespace="ns", uid="u", annotations=WANTED)]
+    listed = [api.Container(id=f"c{number}", pod_sandbox_id="p1", state=3) for number in range(20)]
+    async with connected(tmp_path, pods=pods, listed=listed) as node:
+        async with asyncio.timeout(5):
+            while not all(container.reason for container in node.known):
+                await asyncio.sleep(0.005)
+        assert node.records.most_reading == plugin.EXPLAINED_AT_ONCE
 
 
 async def test_a_pod_that_is_gone_is_forgotten(node):
