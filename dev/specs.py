@@ -9,7 +9,7 @@ from typing import Any
 from dev.runtime import V1
 
 #: Kinds of namespaces, as runtime.v1 numbers them.
-POD, CONTAINER, NODE = 0, 1, 2
+POD, CONTAINER, NODE, TARGET = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,19 @@ class ContainerSpec:
     tty: bool = field(default=False, kw_only=True)
     """Give it a terminal."""
 
+    target: str = field(default="", kw_only=True)
+    """Id of a container whose processes it sees, as `kubectl debug --target` has it."""
+
     def called(self) -> str:
         """Its name."""
         return self.name or self.image.rpartition("/")[2].partition(":")[0]
+
+    def namespaces(self, pod: PodSpec) -> Any:
+        """Which namespaces it shares with whom."""
+        shared = pod.namespaces()
+        if self.target:
+            shared.pid, shared.target_id = TARGET, self.target
+        return shared
 
     def config(self, pod: PodSpec, uid: str) -> Any:
         """The container's configuration."""
@@ -149,7 +159,7 @@ class ContainerSpec:
             tty=self.tty,
             linux=V1.Linux(
                 resources=resources(self.resources),
-                security_context=_security(self.security, pod.namespaces()),
+                security_context=_security(self.security, self.namespaces(pod)),
             ),
         )
 

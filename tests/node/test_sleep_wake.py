@@ -69,6 +69,7 @@ def test_it_sleeps_again_and_again(pods: Pods) -> None:
     one.unharmed()
 
 
+@pytest.mark.annotation("scaledown-duration")
 def test_traffic_keeps_it_awake(pods: Pods) -> None:
     """As long as requests come within the scaledown-duration it does not sleep."""
     one = sleepers.python(pods, scaledown="2s")
@@ -80,6 +81,7 @@ def test_traffic_keeps_it_awake(pods: Pods) -> None:
     one.reach("ASLEEP", timeout=15)
 
 
+@pytest.mark.annotation("scaledown-duration")
 def test_zero_means_never(pods: Pods) -> None:
     """With a scaledown-duration of 0 it stays awake, `why` says so, and it still can be told to sleep."""
     one = sleepers.python(pods, scaledown="0")

@@ -1,0 +1,435 @@
+"""What a pod's annotations do, and what is said of those that do nothing.
+
+The behaviours that have a file of their own are shown there, each test marked with the annotation that it shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from node import clients, sleepers
+
+from dev import cri
+
+Pods = Callable[..., cri.Pod]
+Run = Callable[..., cri.Result]
+
+PREFIX = "zeropod.ctrox.dev/"
+
+OTHER = sleepers.PORT + 1
+
+#: Opens a second port in the application.
+TWO_PORTS = (
+    f"second = Server(('::', {OTHER}), Ask); "
+    "threading.Thread(target=second.serve_forever, args=(0.1,), daemon=True).start()"
+)
+
+#: An application without a port, whose memory shows in its log when it is sent SIGUSR1.
+PORTLESS = """
+import os, signal, socket, sys, time
+memory = {"asked": 0}
+def told(*_):
+    memory["asked"] += 1
+    print("asked", memory["asked"], flush=True)
+signal.signal(signal.SIGUSR1, told)
+SETUP
+print("up", flush=True)
+while True:
+    time.sleep(1000)
+"""
+
+
+def wanting(pods: Pods, **annotations: str) -> cri.Pod:
+    """A pod that never sleeps by itself and has these annotations."""
+    wanted = {"scaledown-duration": "1h"}
+    wanted |= {name.replace("_", "-"): value for name, value in annotations.items()}
+    return pods(annotations={PREFIX + name: value for name, value in wanted.items()})
+
+
+def portless(pod: cri.Pod, setup: str = "", name: str = "worker") -> sleepers.Sleeper:
+    """Start a container that listens on nothing."""
+    words = ["python3", "-c", PORTLESS.replace("SETUP", setup)]
+    one = sleepers.Sleeper(pod.run("localhost/python:1", words, name=name))
+    cri.until(lambda: "up" in one.container.logs(), 20)
+    sleepers.known(one)
+    return one
+
+
+def supervised(container: cri.Container) -> bool:
+    """Whether its PID 1 is the supervisor."""
+    return os.readlink(f"/proc/{container.pid}/exe") == "/.zeropod/init"
+
+
+# --- which containers, which ports ------------------------------------------------------------------------------------
+
+
+@pytest.mark.annotation("container-names")
+def test_only_named_containers_sleep(pods: Pods) -> None:
+    """A container that is not named has its own PID 1, stays awake, and says where its name is missing."""
+    pod = wanting(pods, container_names=" web , worker", scaledown_duration="1s")
+    web = sleepers.python(pods, pod=pod, name="web")
+    other = sleepers.python(pods, pod=pod, port=OTHER, name="other")
+    web.reach("ASLEEP", timeout=20)
+    assert other.state == "UNMANAGED"
+    assert "not named in zeropod.ctrox.dev/container-names: ' web , worker'" in other.why()
+    with sleepers.Talk(pod.ip, port=OTHER) as talk:
+        assert talk.ask("os.getpid()") == 1
+    assert web.state == "ASLEEP"
+    assert web.ask("1") == 1
+    web.unharmed()
+
+
+@pytest.mark.annotation("container-names")
+def test_a_name_that_no_container_has_is_told(pods: Pods) -> None:
+    """In `why` of the others, with the one that was perhaps meant; it is no error."""
+    pod = wanting(pods, container_names="web,sidecra")
+    web = sleepers.python(pods, pod=pod, name="web")
+    sidecar = sleepers.python(pods, pod=pod, port=OTHER, name="sidecar")
+    for one in (web, sidecar):
+        assert "name sidecra, which the pod has not had so far (only sidecar, web)" in one.why()
+        assert "was sidecar meant?" in one.why()
+    assert web.sleep()["state"] == "ASLEEP"
+    assert web.ask("1") == 1
+
+
+@pytest.mark.annotation("ports-map")
+def test_only_named_ports_count(pods: Pods) -> None:
+    """Traffic to another port of the container is no activity and wakes nobody; it is answered after the wake."""
+    pod = wanting(pods, ports_map=f"web={sleepers.PORT}", scaledown_duration="2s")
+    web = sleepers.python(pods, TWO_PORTS, pod=pod, name="web")
+    deadline = time.monotonic() + 20
+    with sleepers.Talk(pod.ip, port=OTHER) as talk:
+        while web.state == "RUNNING" and time.monotonic() < deadline:
+            talk.send("memory.update(mark=1)")
+            time.sleep(0.2)
+        web.reach("ASLEEP", timeout=5)
+        waiting = socket.socket()
+        waiting.settimeout(2)
+        with contextlib.closing(waiting), pytest.raises(TimeoutError):
+            waiting.connect((pod.ip, OTHER))
+        talk.send("'on the other port'")
+        time.sleep(1)
+        assert web.state == "ASLEEP"
+        assert web.ask("memory['mark']") == 1
+        cri.until(lambda: talk.answer() == "on the other port", 10)
+    web.unharmed()
+
+
+@pytest.mark.annotation("ports-map")
+def test_a_named_port_without_a_listener_is_not_held(pods: Pods) -> None:
+    """Somebody else may open it: asleep a client is refused at once, as awake, and `why` tells of the port."""
+    pod = wanting(pods, ports_map=f"web={sleepers.PORT},{OTHER}")
+    web = sleepers.python(pods, pod=pod, name="web")
+    web.sleep()
+    with pytest.raises(ConnectionRefusedError):
+        sleepers.Talk(pod.ip, port=OTHER, timeout=5)
+    assert web.state == "ASLEEP"
+    assert f"ports-map names tcp/{OTHER} for it, on which it does not listen" in web.why()
+
+
+@pytest.mark.annotation("ports-map")
+def test_without_any_of_its_named_ports_a_container_stays_awake(pods: Pods) -> None:
+    """No packet that counts could wake it."""
+    pod = wanting(pods, ports_map="web=9999", scaledown_duration="1s")
+    web = sleepers.python(pods, pod=pod, name="web")
+    cri.until(lambda: "none of the ports that" in web.why(), 10)
+    time.sleep(2)
+    assert web.info()["sleeps"] == 0
+    assert "tcp/9999" in web.why()
+
+
+@pytest.mark.annotation("ports-map")
+def test_a_named_udp_port_wakes(pods: Pods) -> None:
+    """And a TCP port of the same number does not."""
+    setup = (
+        "udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); udp.bind(('', 53))\n"
+        "def echo():\n"
+        "    while True:\n"
+        "        data, peer = udp.recvfrom(100); udp.sendto(data, peer)\n"
+        "threading.Thread(target=echo, daemon=True).start()"
+    )
+    pod = wanting(pods, ports_map="dns=53/udp")
+    dns = sleepers.python(pods, setup, pod=pod, port=53, name="dns")
+    dns.sleep()
+    with socket.socket() as client:
+        client.settimeout(2)
+        with pytest.raises(TimeoutError):
+            client.connect((pod.ip, 53))
+    assert dns.state == "ASLEEP"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(20)
+        client.sendto(b"question", (pod.ip, 53))
+        assert client.recv(100) == b"question"
+    assert dns.reach("RUNNING")["wake_cause"] == "udp"
+
+
+# --- containers without a port ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.annotation("portless-containers")
+def test_a_named_container_sleeps_without_a_port(pods: Pods) -> None:
+    """It falls asleep by itself; an exec, a signal and `zeropod wake` wake it, with its memory."""
+    pod = wanting(pods, portless_containers="worker", scaledown_duration="1s")
+    worker = portless(pod)
+    other = portless(pod, name="other")
+    worker.reach("ASLEEP", timeout=20)
+    assert worker.tree() == []
+    assert worker.container.exec(["true"]).code == 0
+    assert worker.reach("RUNNING")["wake_cause"] == "exec"
+    worker.reach("ASLEEP", timeout=20)
+    assert worker.wake()["state"] == "RUNNING"
+    worker.reach("ASLEEP", timeout=20)
+    for count in (1, 2):
+        os.kill(worker.pid, signal.SIGUSR1)
+        cri.until(lambda: f"asked {count}\n" in worker.container.logs(), 10)  # noqa: B023
+        worker.reach("ASLEEP", timeout=20)
+    worker.unharmed()
+    assert (other.state, other.info()["sleeps"]) == ("RUNNING", 0)
+    assert "no port" in other.why()
+
+
+@pytest.mark.annotation("portless-containers")
+def test_data_on_its_own_connection_wakes_a_container_without_a_port(pods: Pods) -> None:
+    """The connection is the only door that packets have to it."""
+    with clients.Listener(clients.NODE) as there:
+        call = (
+            f"line = socket.create_connection(('{there.address}', {there.port}))\n"
+            "import threading\n"
+            "def echo():\n"
+            "    while data := line.recv(100): line.sendall(data.upper())\n"
+            "threading.Thread(target=echo, daemon=True).start()"
+        )
+        worker = portless(wanting(pods, portless_containers="worker"), call)
+        line = there.accept()
+        for word in (b"one", b"two"):
+            worker.sleep()
+            assert "wakes it" in worker.why()
+            line.sendall(word)
+            assert line.recv(100) == word.upper()
+            assert worker.reach("RUNNING")["wake_cause"] == "tcp-data"
+    worker.unharmed()
+
+
+# --- what is accepted and changes nothing -----------------------------------------------------------------------------
+
+
+@pytest.mark.annotation("probe-buffer-size", "connect-timeout", "proxy-timeout")
+def test_limits_of_a_proxy_limit_nothing_here(pods: Pods) -> None:
+    """They are told as notes, and the connection that wakes outlives them all."""
+    limits = {"probe_buffer_size": "16", "connect_timeout": "1ms", "proxy_timeout": "500ms"}
+    web = sleepers.python(pods, pod=wanting(pods, **limits))
+    for name in limits:
+        told = f"{PREFIX}{name.replace('_', '-')} changes nothing: it limits the original's proxy"
+        assert any(note.startswith(told) for note in web.info()["notes"])
+        assert told in web.why()
+    web.sleep()
+    with web.talk() as talk:
+        assert talk.ask("time.sleep(1) or 1") == 1
+        time.sleep(1)
+        assert talk.ask("2") == 2
+
+
+@pytest.mark.annotation(
+    "migrate", "live-migrate", "disable-migrate-data", "disable-probe-detection"
+)
+def test_what_is_not_acted_on_yet_is_told(pods: Pods) -> None:
+    """The container sleeps and wakes, and its owner knows that nothing else is done."""
+    later = {
+        "migrate": "python",
+        "live_migrate": "python",
+        "disable_migrate_data": "true",
+        "disable_probe_detection": "true",
+    }
+    web = sleepers.python(pods, pod=wanting(pods, **later))
+    for name in later:
+        assert (
+            f"{PREFIX}{name.replace('_', '-')} changes nothing: it is not acted on yet"
+            in web.why()
+        )
+    web.sleep()
+    assert web.ask("1") == 1
+
+
+@pytest.mark.annotation("cpu-requests", "memory-requests")
+def test_what_the_originals_manager_wrote_is_passed_over(pods: Pods, zeropod: Run) -> None:
+    """Beside a wish nothing is said about it, and by itself it is none."""
+    written = {"cpu_requests": '{"python":"100m"}', "memory_requests": "no JSON"}
+    web = sleepers.python(pods, pod=wanting(pods, **written))
+    assert (web.state, web.info()["notes"]) == ("RUNNING", [])
+    alone = pods(annotations={PREFIX + "cpu-requests": "{}", PREFIX + "memory-requests": "{}"})
+    alone.run("localhost/busybox:1", ["sleep", "1000"])
+    assert zeropod("why", f"default/{alone.name}").code == 3
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
+
+
+def test_wishes_are_shown(pods: Pods, zeropod: Run) -> None:
+    """`list` shows what differs from the default as it was written, and how much `why` has to tell."""
+    pod = wanting(
+        pods, scaledown_duration="60s", min_awake="90s", ignore_ports=" 9090 ", migrate="x"
+    )
+    web = sleepers.python(pods, pod=pod)
+    [row] = zeropod("list", web.reference).out.splitlines()[1:]
+    assert row.endswith("   ignore-ports=9090 min-awake=90s (2 notes, see why)")
+    assert "Its annotations: ignore-ports=9090, min-awake=90s. Note: " in web.why()
+
+
+@pytest.mark.parametrize(
+    ("annotations", "said"),
+    [
+        ({"scaledown-duration": "soon"}, "scaledown-duration: 'soon': it is no duration; write"),
+        ({"scale-down-duration": "5s"}, "did you mean scaledown-duration?"),
+        (
+            {"ports-map": "web=80,99999"},
+            "ports-map: 'web=80,99999': '99999' is no port; allowed are",
+        ),
+        ({"ports-map": "web:80"}, "'web:80' is not of the form container=ports"),
+        ({"container-names": "web,web"}, "container-names: 'web,web': it names web twice"),
+        ({"container-names": "my web"}, "'my web' is no name of a container"),
+        ({"pre-dump": "yes"}, "pre-dump: 'yes': it is neither"),
+        ({"probe-buffer-size": "1k"}, "probe-buffer-size: '1k': it is no whole number"),
+        ({"max-image-size": "512m"}, "max-image-size: '512m': it is no amount of memory"),
+        ({"cpu-threshold": "5%"}, "cpu-threshold: '5%': it is no amount of CPU"),
+        ({"ignore-from": "10.0.0.5/8"}, "write 10.0.0.0/8 or 10.0.0.5"),
+        ({"connections": "closed"}, "did you mean close?"),
+        ({"ports-map": "web=80", "ignore-ports": "80"}, "contradict each other: port 80"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_a_mistake_leaves_the_pod_alone(
+    pods: Pods, zeropod: Run, annotations: dict[str, str], said: str
+) -> None:
+    """The application is PID 1 and runs as in any pod; `why` names key, value and what is allowed."""
+    pod = pods(annotations={PREFIX + name: value for name, value in annotations.items()})
+    plain = sleepers.Sleeper(pod.run("localhost/busybox:1", ["sleep", "1000"], name="web"))
+    plain.reach("UNMANAGED")
+    assert said in zeropod("why", plain.reference).out
+    assert plain.supervisor() == "sleep"
+    plain.unharmed()
+
+
+# --- several containers in one pod ------------------------------------------------------------------------------------
+
+
+def over_localhost(port: int, expression: str) -> str:
+    """Have an application ask another one of its pod."""
+    return (
+        f"(lambda s: (s.sendall({expression + chr(10)!r}.encode()), json.loads(s.makefile().readline()))[1])"
+        f"(socket.create_connection(('127.0.0.1', {port}), 20))"
+    )
+
+
+@pytest.mark.both
+def test_containers_of_a_pod_wake_each_other_over_localhost(pods: Pods) -> None:
+    """Each sleeps alone by its own ports, and a connection from its neighbour wakes it like any other."""
+    pod = wanting(pods)
+    front = sleepers.python(pods, pod=pod, name="front")
+    back = sleepers.python(pods, "memory['mark'] = 42", pod=pod, port=OTHER, name="back")
+    for _ in range(3):
+        back.sleep()
+        assert front.state == "RUNNING"
+        assert front.ask(over_localhost(OTHER, "memory['mark']")) == 42
+        assert back.reach("RUNNING")["wake_cause"] == "tcp-connect"
+    front.sleep()
+    with sleepers.Talk(pod.ip, port=OTHER) as talk:
+        assert talk.ask("memory['mark']") == 42
+    assert front.state == "ASLEEP"
+    back.sleep()
+    # A cascade: one client's question wakes the one, whose question wakes the other.
+    assert front.ask(over_localhost(OTHER, "memory['mark']")) == 42
+    assert {front.reach("RUNNING")["wakes"], back.reach("RUNNING")["wakes"]} == {1, 4}
+    front.unharmed()
+    back.unharmed()
+
+
+@pytest.mark.annotation("container-names")
+def test_a_kept_connection_between_containers_of_a_pod(pods: Pods) -> None:
+    """Over localhost too: it is there after a sleep of either end; here the client's container does not sleep."""
+    pod = wanting(pods, container_names="back")
+    front = sleepers.python(pods, "import io; line = None", pod=pod, name="front")
+    back = sleepers.python(pods, pod=pod, port=OTHER, name="back")
+    front.ask(
+        f"globals().update(line=socket.create_connection(('127.0.0.1', {OTHER}), 20).makefile('rw'))"
+    )
+    for number in range(1, 4):
+        back.sleep()
+        said = f"line.write('memory.update(n={number}) or memory\\n') and line.flush() or json.loads(line.readline())"
+        assert front.ask(said) == {"n": number}
+        assert back.reach("RUNNING")["wake_cause"] == "tcp-data"
+    back.unharmed()
+    assert front.state == "UNMANAGED"
+
+
+def test_an_init_container_that_ends_well_is_managed_every_time(pods: Pods) -> None:
+    """Its short life says nothing against the supervisor, and it harms neither its successors nor the pod's others."""
+    pod = wanting(pods, scaledown_duration="1s")
+    for attempt in range(3):
+        init = pod.create(
+            "localhost/busybox:1", ["sh", "-c", "sleep 1"], name="init", attempt=attempt
+        ).start()
+        assert supervised(init)
+        assert init.wait("exited").exit_code == 0
+        time.sleep(0.3)
+    web = sleepers.python(pods, pod=pod, name="web")
+    web.reach("ASLEEP", timeout=20)
+    assert web.ask("1") == 1
+    web.unharmed()
+
+
+def test_pods_with_an_init_container(pods: Pods) -> None:
+    """One pod after the other: nothing of an init container's short life is held against its namesake."""
+    for _ in range(3):
+        pod = wanting(pods)
+        init = pod.run("localhost/busybox:1", ["sh", "-c", "sleep 1"], name="init")
+        assert supervised(init)
+        assert init.wait("exited").exit_code == 0
+        web = sleepers.python(pods, pod=pod, name="web")
+        assert web.sleep()["state"] == "ASLEEP"
+        assert web.ask("1") == 1
+
+
+@pytest.mark.parametrize(
+    ("described", "state", "said"),
+    [
+        ({}, "RUNNING", "no port"),
+        ({"stdin": True}, "RUNNING", "no port"),
+        ({"stdin": True, "tty": True}, "UNMANAGED", "terminal"),
+        ({"target": True}, "UNMANAGED", "process namespace"),
+    ],
+    ids=["plain", "stdin", "terminal", "target"],
+)
+def test_an_ephemeral_container_beside_a_sleeping_one(
+    pods: Pods, described: dict[str, Any], state: str, said: str
+) -> None:
+    """What `kubectl debug` starts in a running pod disturbs nobody's sleep, and reaches the sleeping application."""
+    pod = wanting(pods)
+    web = sleepers.python(pods, "memory['mark'] = 42", pod=pod, name="web")
+    web.sleep()
+    if "target" in described:
+        described = {"target": web.container.id}
+    debug = sleepers.Sleeper(
+        pod.run("localhost/python:1", ["sleep", "1000"], name="debugger", **described)
+    )
+    debug.reach(state)
+    cri.until(lambda: said in debug.why(), 15)
+    assert web.state == "ASLEEP"
+    asked = (
+        "import json, socket; s = socket.create_connection(('127.0.0.1', 7), 20); "
+        "s.sendall(b\"memory['mark']\\n\"); print(s.makefile().readline())"
+    )
+    assert debug.container.exec(["python3", "-c", asked]).out.strip() == "42"
+    for _ in range(2):
+        web.sleep()
+        assert web.ask("memory['mark']") == 42
+    debug.container.stop(1)
+    web.sleep()
+    assert web.ask("memory['mark']") == 42
+    web.unharmed()
