@@ -1,7 +1,8 @@
 /*
  * Hold and replay, and activity: the programs at tc in a pod's network namespace.
  *
- *   eth0, lo ingress  eth_in, lo_in   hold (redirect to the container's TAP) or let pass and note activity
+ *   eth0, lo ingress  eth_in, lo_in   hold (redirect to the container's TAP), answer a keepalive,
+ *                                     or let pass and note activity
  *   eth0 egress       eth_out         note activity
  *   TAP ingress       tap_in          a frame the daemon writes back: to the interface it came from
  *   TAP egress        tap_out         only redirected frames; the kernel's own would look like traffic
@@ -18,6 +19,7 @@
 #include <uapi/linux/pkt_cls.h>
 #include "maps.h"
 #include "packet.h"
+#include "answer.h"
 
 static __always_inline u32 tuple_of(struct packet *p, struct bpf_sock_tuple *tuple)
 {
@@ -143,6 +145,15 @@ static __always_inline void note_out(u32 slot, struct pod *pod, struct packet *p
         a->last_out = bpf_ktime_get_ns();
 }
 
+static __always_inline struct conn_key connection_of(u32 slot, struct packet *p)
+{
+    struct conn_key key = {.lport = p->dport, .rport = p->sport, .slot = slot, .proto = p->proto};
+
+    __builtin_memcpy(key.local, p->target, 16);
+    __builtin_memcpy(key.remote, p->source, 16);
+    return key;
+}
+
 static __always_inline int is_syn(struct packet *p)
 {
     return p->proto == IPPROTO_TCP && (p->flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN;
@@ -152,12 +163,10 @@ static __always_inline int is_syn(struct packet *p)
 static __always_inline u32 match(struct __sk_buff *skb, u32 slot, struct pod *pod, struct packet *p)
 {
     struct port_key port = {.slot = slot, .port = p->dport, .proto = p->proto};
-    struct conn_key conn = {.lport = p->dport, .rport = p->sport, .slot = slot, .proto = p->proto};
+    struct conn_key conn = connection_of(slot, p);
     struct hold *hold;
     u32 *found, id;
 
-    __builtin_memcpy(conn.local, p->target, 16);
-    __builtin_memcpy(conn.remote, p->source, 16);
     found = conns.lookup(&conn);
     if (found)
         return *found; /* 0: a sibling's */
@@ -218,6 +227,31 @@ static __always_inline int divert(struct __sk_buff *skb, u32 id)
     return bpf_redirect(hold->tap, 0);
 }
 
+/*
+ * For a hold that sleeps: answer what a kernel alone would, so that nobody is woken by a keepalive and nobody
+ * gives up for want of an answer. A socket that is there, because of a dump or restore in progress, knows better.
+ */
+static __always_inline int answer(struct __sk_buff *skb, u32 slot, u32 id, struct packet *p)
+{
+    struct conn_key key = connection_of(slot, p);
+    struct hold *hold = holds.lookup(&id);
+    struct counts *count = counts.lookup(&id);
+    struct stream *s;
+    u64 now;
+
+    if (p->proto != IPPROTO_TCP || p->kind != WHOLE || !hold || !count || hold->mode != MODE_SET)
+        return TC_ACT_UNSPEC;
+    s = streams.lookup(&key);
+    if (!s || !s->window || !is_old(s, p) || is_live(skb, p))
+        return TC_ACT_UNSPEC;
+    now = bpf_ktime_get_ns();
+    if (now - s->answered < ANSWER_GAP)
+        return TC_ACT_SHOT;
+    s->answered = now;
+    __sync_fetch_and_add(&count->answered, 1);
+    return turn_around(skb, p, s);
+}
+
 /* What the kernel would answer with a reset or "port unreachable". */
 static __always_inline int is_refused(struct __sk_buff *skb, struct packet *p)
 {
@@ -252,7 +286,9 @@ static __always_inline int ingress(struct __sk_buff *skb, int lo)
     if ((mark & MARK_MASK) != MARK_REPLAY) {
         if (pod && pod->holds) {
             id = holder(skb, slot, pod, &p);
-            verdict = id ? divert(skb, id) : TC_ACT_UNSPEC;
+            verdict = id ? answer(skb, slot, id, &p) : TC_ACT_UNSPEC;
+            if (id && verdict == TC_ACT_UNSPEC)
+                verdict = divert(skb, id);
             if (verdict != TC_ACT_UNSPEC)
                 return verdict;
         }

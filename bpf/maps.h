@@ -51,6 +51,20 @@ struct network_key {
     u8 address[16];
 };
 
+/*
+ * A kept connection as it stands in the image: what the answer to its peer is made of. Of those in `conns`.
+ */
+struct stream {
+    u64 answered; /* when the programs last did, CLOCK_MONOTONIC ns */
+    u32 snd_nxt;
+    u32 rcv_nxt;
+    u32 window;    /* bytes that the peer may send from rcv_nxt on */
+    u32 tsval;     /* the clock of its timestamps (RFC 7323), which stands still until the restore */
+    u8 timestamps; /* whether both sides use them */
+    u8 shift;      /* of the window in a header */
+    u8 pad[6];
+};
+
 struct iface {
     u32 ifindex;
     u8 mac[6];
@@ -77,6 +91,7 @@ struct hold {
 struct counts {
     u64 redirected;
     u64 replayed;
+    u64 answered; /* keepalives and the like */
 };
 
 struct activity {
@@ -104,6 +119,7 @@ BPF_F_TABLE("hash:" MAPS "/ports", struct port_key, u32, ports, 65536, BPF_F_NO_
 BPF_F_TABLE("hash:" MAPS "/conns", struct conn_key, u32, conns, 262144, BPF_F_NO_PREALLOC);
 /* Peers whose traffic is no activity; the value is their IP version, 4 or 6. */
 BPF_F_TABLE("lpm_trie:" MAPS "/networks", struct network_key, u32, networks, 65536, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash:" MAPS "/streams", struct conn_key, struct stream, streams, 262144, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("array:" MAPS "/holds", u32, struct hold, holds, MAX_HOLDS, 0);
 BPF_F_TABLE("array:" MAPS "/counts", u32, struct counts, counts, MAX_HOLDS, 0);
 BPF_F_TABLE("lru_hash:" MAPS "/activity", struct port_key, struct activity, activity, 16384, 0);

@@ -49,15 +49,16 @@ PODS = Layout("pods", _U32, struct.Struct("=IIIIQ" + "I6s2x" * MAX_IFACES))
 PORTS = Layout("ports", struct.Struct("=HHB3x"), _U32)
 CONNS = Layout("conns", struct.Struct("=16s16sHHHBx"), _U32)
 NETWORKS = Layout("networks", struct.Struct("=II16s"), _U32)
+STREAMS = Layout("streams", CONNS.key, struct.Struct("=QIIIIBB6x"))
 HOLDS = Layout("holds", _U32, struct.Struct("=IIQI4x"))
-COUNTS = Layout("counts", _U32, struct.Struct("=QQ"))
+COUNTS = Layout("counts", _U32, struct.Struct("=QQQ"))
 ACTIVITY = Layout("activity", PORTS.key, struct.Struct("=QQ"))
 FRAGS = Layout("frags", struct.Struct("=16s16sIHBx"), _U32)
 POD_NAMES = Layout("pod_names", _U32, _NAME)
 HOLD_NAMES = Layout("hold_names", _U32, _NAME)
 LAYOUTS = (
-    *(PODS, PORTS, CONNS, NETWORKS, HOLDS, COUNTS, ACTIVITY, FRAGS),
-    *(POD_NAMES, HOLD_NAMES),
+    *(PODS, PORTS, CONNS, NETWORKS, STREAMS, HOLDS, COUNTS),
+    *(ACTIVITY, FRAGS, POD_NAMES, HOLD_NAMES),
 )
 
 
@@ -114,11 +115,23 @@ class HoldEntry(NamedTuple):
     slot: int
 
 
+class StreamEntry(NamedTuple):
+    """struct stream. `answered` is nanoseconds of CLOCK_MONOTONIC, 0 for never."""
+
+    snd_nxt: int
+    rcv_nxt: int
+    window: int
+    shift: int
+    tsval: int | None
+    answered: int = 0
+
+
 class Counts(NamedTuple):
     """struct counts: frames, since the hold was made."""
 
-    redirected: int
-    replayed: int
+    redirected: int = 0
+    replayed: int = 0
+    answered: int = 0
 
 
 class Times(NamedTuple):
@@ -189,6 +202,18 @@ def _unpack_network(data: bytes) -> NetworkKey:
     text = unpack_address(first)
     bits -= 32 if ":" in text else 32 + 96
     return NetworkKey(slot, ipaddress.ip_network(f"{text}/{bits}"))
+
+
+def _pack_stream(entry: StreamEntry) -> bytes:
+    uses_timestamps = entry.tsval is not None
+    numbers = (entry.snd_nxt, entry.rcv_nxt, entry.window, entry.tsval or 0)
+    return STREAMS.value.pack(entry.answered, *numbers, uses_timestamps, entry.shift)
+
+
+def _unpack_stream(data: bytes) -> StreamEntry:
+    answered, snd_nxt, rcv_nxt, window, tsval, uses_timestamps, shift = STREAMS.value.unpack(data)
+    clock = tsval if uses_timestamps else None
+    return StreamEntry(snd_nxt, rcv_nxt, window, shift, clock, answered)
 
 
 def _pack_pod(pod: PodEntry) -> bytes:
@@ -282,6 +307,8 @@ class Maps:
         self.conns = Map(fd(CONNS), CONNS, key=conn, value=_INDEX)
         network = (_pack_network, _unpack_network)
         self.networks = Map(fd(NETWORKS), NETWORKS, key=network, value=_INDEX)
+        stream = (_pack_stream, _unpack_stream)
+        self.streams = Map(fd(STREAMS), STREAMS, key=conn, value=stream)
         hold = (
             lambda entry: HOLDS.value.pack(*entry),
             lambda data: HoldEntry(*HOLDS.value.unpack(data)),

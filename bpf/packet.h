@@ -18,6 +18,7 @@ struct packet {
     u8 target[16];
     u32 id;      /* of the datagram, if it is a fragment */
     u32 seq;
+    u32 transport; /* offset of the TCP or UDP header */
     u32 payload; /* bytes behind the TCP or UDP header */
     u16 sport;
     u16 dport;
@@ -128,6 +129,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
         return 0;
     if (bpf_skb_load_bytes(skb, at, &ports, sizeof(ports)))
         return 0;
+    p->transport = at;
     p->sport = bpf_ntohs(ports.source);
     p->dport = bpf_ntohs(ports.dest);
     if (p->proto == IPPROTO_UDP) {

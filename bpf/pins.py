@@ -15,7 +15,7 @@ from bpf import syscall
 SOURCES = Path(__file__).parent
 PROGRAMS = ("eth_in", "eth_out", "lo_in", "tap_in", "tap_out")
 _LAYOUT = ("maps.h",)
-_ALL = ("maps.h", "packet.h", "datapath.c")
+_ALL = ("maps.h", "packet.h", "answer.h", "datapath.c")
 
 
 def _digest(names: tuple[str, ...]) -> str:

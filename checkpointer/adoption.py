@@ -119,7 +119,7 @@ def _asleep(container: Container, engine: Engine) -> Container:
     listening = image.manifest.notes.get("ports", held.ports)
     container.ports = frozenset(Port(*port) for port in listening)
     container.hold = container.pod.adopt(
-        container.record.id, held.ports, held.connections, container.unheeded
+        container.record.id, held.ports, held.connections, container.unheeded, held.streams
     )
     engine.execs.hold(container.record.id, container.record.pid)
     container.life = Life(State.ASLEEP, cause="adopted")

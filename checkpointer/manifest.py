@@ -22,7 +22,7 @@ from checkpointer.held import Held
 from checkpointer.kinds import Kind
 from checkpointer.processes import Security, Tuning
 from checkpointer.seal import Seal
-from redirector.endpoints import Connection, Port
+from redirector.endpoints import Connection, Keepalive, Port, Stream
 
 NAME = "zeropod.json"
 OLDEST, VERSION = 1, 2
@@ -92,6 +92,7 @@ class Manifest:
             "held": {
                 "ports": sorted(self.held.ports),
                 "connections": sorted(self.held.connections),
+                "streams": sorted(self.held.streams.items()),
             },
             "security": [{"tids": tids, **facts._asdict()} for facts, tids in threads.items()],
             "tuning": {tid: value._asdict() for tid, value in self.tuning.items()},
@@ -116,6 +117,8 @@ class Manifest:
                 held=Held(
                     frozenset(Port(*port) for port in held["ports"]),
                     frozenset(Connection(*ends) for ends in held["connections"]),
+                    # Images from before there were keepalives have none.
+                    streams=dict(_stream(*pair) for pair in held.get("streams", ())),
                 ),
                 pipes={int(fd): name for fd, name in plain.pop("pipes").items()},
                 security=_security(plain.pop("security")),
@@ -145,6 +148,12 @@ def _body(data: bytes) -> dict[str, Any]:
         raise ImageError("the image's manifest is damaged: it has another content than it had")
     found: dict[str, Any] = json.loads(body)
     return found
+
+
+def _stream(ends: list[Any], numbers: list[Any]) -> tuple[Connection, Stream]:
+    stream = Stream(*numbers)
+    wish = stream.keepalive
+    return Connection(*ends), stream._replace(keepalive=wish and Keepalive(*wish))
 
 
 def _security(entries: list[dict[str, Any]]) -> dict[int, Security]:

@@ -87,7 +87,12 @@ def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> d
     def frozen(snapshot: dump.Frozen) -> dict[str, Any]:
         try:
             _last_look(container, sockets.table(application), own, snapshot.held.exclusive)
-            hold.only(snapshot.held.ports, snapshot.held.connections, container.unheeded)
+            hold.only(
+                snapshot.held.ports,
+                snapshot.held.connections,
+                container.unheeded,
+                snapshot.held.streams,
+            )
             if wake := hold.receive():
                 raise doors.CalledOff(wake.kind)
             _afford(container, engine, images.size(snapshot.path), to_come=False)

@@ -16,20 +16,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from bpf import pins, syscall
 from bpf.maps import Iface, Maps
 from bpf.pins import Pins
 from redirector import filters, links, netns
-from redirector.endpoints import Activity, Connection, Held, Port
+from redirector.endpoints import Activity, Connection, Held, Port, Stream
 from redirector.errors import AttachError, LoadError
 from redirector.filters import Direction, Filter
 from redirector.hold import Hold
 from redirector.ignored import Ignored
 from redirector.podstate import PodState
+from redirector.raw import Raw
 from redirector.registry import Loopback, Registry
 from redirector.settings import Settings
 from redirector.tap import Tap
@@ -168,6 +170,7 @@ class Pod:
         ports: Iterable[Port],
         connections: Iterable[Connection],
         quiet: Iterable[Port] = (),
+        streams: Mapping[Connection, Stream] = MappingProxyType({}),
     ) -> Hold:
         """Make the hold of a container that was put to sleep by a process that is gone.
 
@@ -180,7 +183,7 @@ class Pod:
             hold = self._make(container_id)
             if former is not None:
                 former.discard()  # an adoption that failed half-way, tried again
-            hold.rearm(ports, connections, quiet)
+            hold.rearm(ports, connections, quiet, streams)
             return hold
 
     def abandon(self, container_id: str) -> None:
@@ -199,12 +202,13 @@ class Pod:
         number = self._state.registry.hold_id(self._state.slot.number, container_id)
         ingress = self._programs.filter("tap_in", number)
         egress = self._programs.filter("tap_out", number)
-        tap = self._inside(lambda: Tap.make(ingress, egress, self._settings))
+        tap, raw = self._inside(lambda: (Tap.make(ingress, egress, self._settings), Raw()))
         hold = Hold(
             container_id,
             number,
             tap,
             self._state,
+            raw=raw,
             settings=self._settings,
             on_close=self._closed,
         )

@@ -26,6 +26,33 @@ class Connection(NamedTuple):
     remote_port: int
 
 
+class Keepalive(NamedTuple):
+    """SO_KEEPALIVE as an application has set it, see tcp(7): seconds, and how often."""
+
+    idle: int
+    interval: int
+    tries: int
+
+
+class Stream(NamedTuple):
+    """How a connection stands while its socket is in an image: what keeps it alive is made of this."""
+
+    snd_una: int
+    """The first byte that the peer has not acknowledged."""
+    snd_nxt: int
+    """The next byte that we send."""
+    rcv_nxt: int
+    """The next byte that we expect."""
+    window: int
+    """Bytes that the peer may send from there on."""
+    shift: int
+    """Scale of the window in a header."""
+    tsval: int | None
+    """The clock of our timestamps, which stands still until the restore; None when they are not in use."""
+    keepalive: Keepalive | None
+    """None when the application has not asked for it."""
+
+
 class Others(NamedTuple):
     """Sockets of the pod's other containers, let through while one of them is frozen."""
 

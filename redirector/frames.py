@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from redirector.endpoints import Port, Wake
+from redirector.endpoints import Port, Stream, Wake
 from redirector.ignored import Ignored
 
 WHOLE, FIRST, LATER = 0, 1, 2
@@ -39,6 +40,11 @@ class Address(NamedTuple):
         return f"[{socket.inet_ntop(socket.AF_INET6, self.ip)}]:{self.port}"
 
 
+def _after(left: int, right: int) -> bool:
+    """Compare two sequence numbers, which wrap around."""
+    return 0 < (left - right) % (1 << 32) < 1 << 31
+
+
 class Frame(NamedTuple):
     """A TCP or UDP frame. A later fragment has ports, flags, sequence and payload 0."""
 
@@ -56,6 +62,14 @@ class Frame(NamedTuple):
     def is_syn(self) -> bool:
         """Tell whether this opens a new connection."""
         return self.proto == "tcp" and self.kind != LATER and self.flags & (SYN | ACK) == SYN
+
+    def brings(self, stream: Stream | None) -> bool:
+        """Tell whether the peer has bytes that the application has not got."""
+        if stream is None:
+            return self.payload > 0
+        if stream.window:
+            return self.payload > 0 and _after(self.seq + self.payload, stream.rcv_nxt)
+        return self.payload > 0 or _after(stream.rcv_nxt, self.seq)
 
     def datagram(self) -> tuple[bytes, bytes, int, str]:
         """Return what the fragments of one datagram share."""
@@ -139,13 +153,13 @@ def parse(frame: bytes) -> Frame | None:
 
 
 class Claims(NamedTuple):
-    """What a container holds: its ports, and its connections as (local, remote).
+    """What a container holds: its ports, and its connections as (local, remote) with how they stand.
 
     What comes to `quiet` ports or from `ignored` peers is held with the rest and wakes nobody.
     """
 
     ports: Container[Port] = frozenset()
-    connections: Container[tuple[Address, Address]] = frozenset()
+    connections: Mapping[tuple[Address, Address], Stream | None] = MappingProxyType({})
     quiet: Container[Port] = frozenset()
     ignored: Ignored = Ignored()
 
@@ -163,9 +177,10 @@ class Claims(NamedTuple):
     def wake(self, frame: Frame) -> Wake | None:
         """Return the reason to wake that a frame is, if any.
 
-        A SYN to a port, payload on a connection, a datagram to a port. Not pure ACK, keepalive,
-        FIN, RST: these wait for the replay. A keepalive with one garbage byte cannot be told from
-        data without the connection's state, and wakes.
+        A SYN to a port, payload on a connection, a datagram to a port; a peer's look at a window
+        that is closed, behind which it has payload. Not pure ACK, keepalive, FIN, RST: these wait
+        for the replay. A keepalive with one garbage byte cannot be told from data without the
+        connection's state, and wakes.
         """
         if frame.kind == LATER or self.ignores(frame):
             return None
@@ -174,8 +189,9 @@ class Claims(NamedTuple):
             return Wake("udp", str(frame.source), port) if port in self.ports else None
         if frame.is_syn():
             return Wake("tcp-connect", str(frame.source), port) if port in self.ports else None
-        if not frame.payload or frame.flags & (SYN | RST):
+        if frame.flags & (SYN | RST):
             return None
-        if (frame.target, frame.source) in self.connections:
+        ends = frame.target, frame.source
+        if ends in self.connections and frame.brings(self.connections[ends]):
             return Wake("tcp-data", str(frame.source), port)
         return None

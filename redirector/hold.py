@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from bpf import maps
-from bpf.maps import HoldEntry
+from bpf.maps import HoldEntry, StreamEntry
 from redirector import frames, links
 from redirector.backlog import Backlog, Queued
-from redirector.endpoints import Connection, Others, Port, ReplayResult, Wake
+from redirector.endpoints import Connection, Others, Port, ReplayResult, Stream, Wake
 from redirector.frames import LATER, Address, Claims, Frame
 from redirector.podstate import PodState
+from redirector.prober import Prober
+from redirector.raw import Raw
 from redirector.settings import Settings
 from redirector.tap import Tap
 
@@ -25,12 +28,17 @@ _READ_AT_ONCE = 512
 _PATIENCE = 0.001
 """Seconds that `receive` waits for other work on the hold: its caller is an event loop."""
 
+_BUSY = 1.0
+"""Seconds after which `keep_alive` is worth another try when something else works on the hold."""
+
 _SILENCE = 0.001
 """Seconds after which a frame that was redirected and never arrived at an empty TAP is lost."""
 
 _DELIVERY = 0.002
 """Seconds to wait for a written frame to pass the interface's filter. It nearly always has when
 write(2) returns: the kernel runs the receive path before it goes back to user space."""
+
+_UNKNOWN: Mapping[Connection, Stream] = MappingProxyType({})
 
 
 def _ends(connection: Connection) -> tuple[Address, Address]:
@@ -52,12 +60,14 @@ class Hold:
         tap: Tap,
         state: PodState,
         *,
+        raw: Raw,
         settings: Settings,
         on_close: Callable[[Hold, bool], None],
     ) -> None:
         self.container_id = container_id
         self.number = number
         self._tap = tap
+        self._prober = Prober(raw, self._answered)
         self._state = state
         self._maps = state.registry.maps
         self._settings = settings
@@ -89,12 +99,18 @@ class Hold:
         """Frames given up so far: copies, those past the bounds, those the TAP had no room for."""
         return self._backlog.dropped + self._lost
 
+    @property
+    def answered(self) -> int:
+        """Keepalives and the like that were answered in the application's place."""
+        counts = self._maps.counts.get(self.number)
+        return counts.answered if counts else 0
+
     # -- what is held -----------------------------------------------------------------------------
 
     def syns(self, ports: Iterable[Port]) -> None:
         """Phase 1: hold new TCP connections to `ports`; everything else passes."""
         with self._lock:
-            self._claim(frozenset(ports), frozenset())
+            self._claim(frozenset(ports), frozenset(), {})
             self._set_mode(maps.MODE_SYNS)
 
     def everything(self, others: Others) -> None:
@@ -112,15 +128,17 @@ class Hold:
         ports: Iterable[Port],
         connections: Iterable[Connection],
         quiet: Iterable[Port] = (),
+        streams: Mapping[Connection, Stream] = _UNKNOWN,
     ) -> None:
         """Asleep: hold these, and give back at once what was caught beyond them in phase 2.
 
         The next `receive` tells whether a reason to wake is among what is kept. What comes to `quiet`
-        ports is none.
+        ports is none. Connections of which `streams` says how they stand are kept alive from now on:
+        their peers' keepalives are answered, and `keep_alive` sends the application's.
         """
         with self._lock:
             self._quiet = frozenset(quiet)
-            self._claim(frozenset(ports), frozenset(connections))
+            self._claim(frozenset(ports), frozenset(connections), streams)
             self._set_mode(maps.MODE_SET)
             self._state.end_everything(self.number)
             while self._read() == _READ_AT_ONCE:
@@ -129,16 +147,25 @@ class Hold:
             wakes = (self._claims.wake(item.frame) for item in self._backlog if item.frame)
             self._wake = next((wake for wake in wakes if wake), None)
 
-    def _claim(self, ports: frozenset[Port], connections: frozenset[Connection]) -> None:
+    def _claim(
+        self,
+        ports: frozenset[Port],
+        connections: frozenset[Connection],
+        streams: Mapping[Connection, Stream],
+    ) -> None:
         """Enter what this hold claims into the maps, new entries first."""
         for port in ports:
             self._maps.ports.put(self._state.port_key(port), self.number)
         for connection in connections:
-            self._maps.conns.put(self._state.connection_key(connection), self.number)
+            key = self._state.connection_key(connection)
+            self._maps.conns.put(key, self.number)
+            if stream := streams.get(connection):
+                self._maps.streams.put(key, StreamEntry(*stream[1:6]))
         self._unclaim(self._ports - ports, self._connections - connections)
         self._ports, self._connections = ports, connections
-        ends = frozenset(map(_ends, connections))
-        self._claims = Claims(ports, ends, self._quiet, self._state.ignored)
+        known = {_ends(ends): streams.get(ends) for ends in connections}
+        self._claims = Claims(ports, known, self._quiet, self._state.ignored)
+        self._prober.begin({_ends(ends): (ends, stream) for ends, stream in streams.items()})
 
     def _unclaim(self, ports: frozenset[Port], connections: frozenset[Connection]) -> None:
         registry = self._state.registry
@@ -163,6 +190,7 @@ class Hold:
         ports: Iterable[Port],
         connections: Iterable[Connection],
         quiet: Iterable[Port] = (),
+        streams: Mapping[Connection, Stream] = _UNKNOWN,
     ) -> None:
         """Take over from a process that died: hold as `only` does, then count from here.
 
@@ -170,7 +198,7 @@ class Hold:
         """
         with self._lock:
             self._quiet = frozenset(quiet)
-            self._claim(frozenset(ports), frozenset(connections))
+            self._claim(frozenset(ports), frozenset(connections), streams)
             self._set_mode(maps.MODE_SET)
             time.sleep(_SILENCE)
             redirected = self._redirected()
@@ -204,6 +232,7 @@ class Hold:
             if raw is None:
                 return count
             item = Queued(raw, frames.parse(raw[links.VNET_HEADER :]))
+            self._prober.note(item.frame)
             if release and self._is_strange(item.frame):
                 self._write([item])
                 continue
@@ -214,6 +243,26 @@ class Hold:
 
     def _is_strange(self, frame: Frame | None) -> bool:
         return frame is not None and frame.kind != LATER and not self._claims.holds(frame)
+
+    # -- keeping connections alive ------------------------------------------------------------------
+
+    def keep_alive(self) -> float | None:
+        """Send the keepalives that are due; return the seconds until it is worth calling again, None for never.
+
+        For a container that sleeps: its sockets did this, at intervals that the application has chosen.
+        What the peers answer is held like everything else, a reset too: the restored socket gets it.
+        """
+        if not self._lock.acquire(timeout=_PATIENCE):
+            return _BUSY
+        try:
+            return self._prober.send(time.monotonic()) if self._mode == maps.MODE_SET else None
+        finally:
+            self._lock.release()
+
+    def _answered(self, connection: Connection) -> float:
+        """When the programs last answered a peer: seconds of CLOCK_MONOTONIC, 0 for never."""
+        entry = self._maps.streams.get(self._state.connection_key(connection))
+        return entry.answered / 1e9 if entry else 0.0
 
     # -- how it comes back ------------------------------------------------------------------------
 
@@ -291,6 +340,7 @@ class Hold:
         """Remove the TAP alone: another object has taken over what the maps hold."""
         with self._lock:
             self._tap.close()
+            self._prober.close()
 
     def close(self) -> None:
         """Hold nothing any more, forget every entry and remove the TAP (some 10 ms); idempotent."""
@@ -302,4 +352,5 @@ class Hold:
             self._unclaim(self._ports, self._connections)
             self._maps.hold_names.drop(self.number)
             self._tap.close()
+            self._prober.close()
         self._on_close(self, last)

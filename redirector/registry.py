@@ -97,7 +97,7 @@ class Registry:
             taken = set(self.maps.hold_names)
             for number in range(1, maps.MAX_HOLDS):
                 if number not in taken:
-                    self.maps.counts.put(number, maps.Counts(0, 0))
+                    self.maps.counts.put(number, maps.Counts())
                     self.maps.hold_names.put(number, Owner(container_id, (slot, 0, 0, 0)))
                     return number
         message = f"no free hold for container {container_id}"
@@ -116,9 +116,10 @@ class Registry:
             self.maps.ports.drop(key)
 
     def drop_connections(self, keys: Iterable[ConnKey]) -> None:
-        """Remove entries of the map of connections."""
+        """Remove entries of the map of connections, and how they stood."""
         for key in list(keys):
             self.maps.conns.drop(key)
+            self.maps.streams.drop(key)
 
     def drop_networks(self, slot: int, keep: Container[NetworkKey] = ()) -> None:
         """Remove what a pod ignores, but `keep`."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import select
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,7 +16,7 @@ from typing import TypeVar
 
 from dev import patience
 from redirector import netns
-from redirector.endpoints import Wake
+from redirector.endpoints import Connection, Keepalive, Stream, Wake
 from redirector.hold import Hold
 
 T = TypeVar("T")
@@ -23,6 +26,11 @@ CLIENT = {socket.AF_INET: "10.231.0.1", socket.AF_INET6: "fd31::1"}
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+SIOCETHTOOL, ETHTOOL_STXCSUM = 0x8946, 0x17  # linux/sockios.h, linux/ethtool.h
+# linux/tcp.h
+TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_OPTIONS = 19, 20, 21, 22
+TCP_TIMESTAMP, TCP_REPAIR_WINDOW = 24, 29
+TCP_RECV_QUEUE, TCP_SEND_QUEUE = 1, 2
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
 PATIENCE = patience.seconds(5)  # for anything that must happen
 
@@ -173,10 +181,100 @@ def until_queued(hold: Hold, frames: int) -> None:
     until(caught)
 
 
+def repair(sock: socket.socket) -> None:
+    """Take a TCP socket out of the kernel's hands, as criu does: it says nothing to the peer any more."""
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+
+
 def vanish(sock: socket.socket) -> None:
     """Close a TCP socket as criu's dump does: in repair mode, without a word to the peer."""
-    sock.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR, linux/tcp.h
+    repair(sock)
     sock.close()
+
+
+def checkpoint(sock: socket.socket) -> Stream:
+    """Say how an idle connection stands, as criu's image does, and close it."""
+    repair(sock)
+    keepalive = None
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+        names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        keepalive = Keepalive(*(sock.getsockopt(socket.IPPROTO_TCP, name) for name in names))
+    numbers = {}
+    for queue in (TCP_RECV_QUEUE, TCP_SEND_QUEUE):
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)
+        numbers[queue] = _unsigned(sock, TCP_QUEUE_SEQ)
+    options, scales = struct.unpack(
+        "5xBB97x", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    )
+    _, _, _, window, edge = struct.unpack(
+        "=5I", sock.getsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, 20)
+    )
+    tsval = _unsigned(sock, TCP_TIMESTAMP) if options & 1 else None
+    sock.close()
+    received = numbers[TCP_RECV_QUEUE]
+    sent = numbers[TCP_SEND_QUEUE]
+    return Stream(sent, sent, received, edge + window - received, scales >> 4, tsval, keepalive)
+
+
+def restore(space: Namespace, connection: Connection, stream: Stream) -> socket.socket:
+    """Make the socket of a connection again, as criu's restore does."""
+    family = socket.AF_INET6 if ":" in connection.local_ip else socket.AF_INET
+    sock = space.socket(family, socket.SOCK_STREAM)
+    repair(sock)
+    for queue, number in ((TCP_RECV_QUEUE, stream.rcv_nxt), (TCP_SEND_QUEUE, stream.snd_nxt)):
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("=I", number))
+    if stream.keepalive:
+        keep_alive(sock, *stream.keepalive)
+    sock.bind((connection.local_ip, connection.local_port))
+    sock.connect((connection.remote_ip, connection.remote_port))
+    scales = stream.shift | stream.shift << 16  # one kernel, the same for both
+    options = struct.pack("=IIII", 3, scales, 4, 0)  # window scale, SACK
+    if stream.tsval is not None:
+        options += struct.pack("=II", 8, 0)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_OPTIONS, options)
+    if stream.tsval is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_TIMESTAMP, struct.pack("=I", stream.tsval))
+    window = (stream.rcv_nxt, 65000, 65000, stream.window, stream.rcv_nxt)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, struct.pack("=5I", *window))
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
+    sock.settimeout(5)
+    return sock
+
+
+def connection_of(peer: socket.socket) -> Connection:
+    """Return the pod's view of a connection, from the client's end."""
+    return Connection(*peer.getpeername()[:2], *peer.getsockname()[:2])
+
+
+def crash(hold: Hold) -> None:
+    """Lose the TAP as a killed daemon does: nothing else is tidied up."""
+    hold.discard()
+
+
+def keep_alive(sock: socket.socket, idle: int, interval: int, count: int) -> None:
+    """Have a socket probe its peer."""
+    names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    for name, value in zip(names, (idle, interval, count), strict=True):
+        sock.setsockopt(socket.IPPROTO_TCP, name, value)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def checksum_offload(space: Namespace, link: str, on: bool) -> None:
+    """Choose whether what leaves a link has its checksum filled in by the kernel or, as it were, by the device."""
+    value = array.array("I", [ETHTOOL_STXCSUM, on])
+    request = struct.pack("16sP16x", link.encode(), value.buffer_info()[0])
+    sock = space.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    fcntl.ioctl(sock, SIOCETHTOOL, request)
+
+
+def counter(space: Namespace, name: str) -> int:
+    """Return one of the namespace's numbers, as nstat(8) names it."""
+    return int(space.shell(f"nstat -asz {name} | tail -1").split()[1])
+
+
+def _unsigned(sock: socket.socket, option: int) -> int:
+    return sock.getsockopt(socket.IPPROTO_TCP, option) % (1 << 32)
 
 
 def sysctl(space: Namespace, name: str) -> str:

@@ -19,6 +19,8 @@ from node.datapath_lab import (
     LOOPBACK,
     POD,
     Lab,
+    connection_of,
+    crash,
     is_connected,
     is_readable,
     port_of,
@@ -697,13 +699,6 @@ def test_a_full_tap_loses_frames_but_never_the_replay(lab: Lab, root: Path):
 # -- crashes --------------------------------------------------------------------------------------
 
 
-def crash(hold: Hold) -> None:
-    """Lose the TAP as a killed daemon does: nothing else is tidied up."""
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, hold.fd)
-    os.close(null)
-
-
 def test_a_dead_daemon_resets_nobody_and_its_successor_takes_over(lab: Lab, root: Path):
     """Without the TAP packets are dropped; adopt holds again, and retransmissions wake."""
     first = Datapath.open(root)
@@ -780,11 +775,6 @@ def test_filters_of_an_incompatible_build_are_replaced_without_a_reset(lab: Lab,
         new.forget("sandbox")
         shutil.rmtree(other)
         old.forget("sandbox")
-
-
-def connection_of(peer: socket.socket) -> Connection:
-    """Return the pod's view of a connection, from the client's end."""
-    return Connection(*peer.getpeername()[:2], *peer.getsockname()[:2])
 
 
 # -- coming and going -----------------------------------------------------------------------------

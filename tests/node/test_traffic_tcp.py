@@ -357,19 +357,6 @@ def ended(talker: Sleeper) -> list[str]:
         return found
 
 
-def test_keepalives_do_not_wake(talker: Sleeper) -> None:
-    """A client's keepalives do not wake the pod, and its connection still works afterwards."""
-    with Talker(talker.ip) as client:
-        client.ask("add")
-        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
-        client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
-        talker.sleep()
-        talker.sleeps_on(3.5)
-        assert client.ask("add") == "2"
-        talker.woke("tcp-data")
-
-
 def test_connect_to_a_closed_port_does_not_wake(talker: Sleeper) -> None:
     """A port that nobody listens on is refused as ever, and does not wake."""
     talker.sleep()

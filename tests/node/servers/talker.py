@@ -74,6 +74,14 @@ class Talk:
         MEMORY.extend(random.Random(size).randbytes(int(size)))
         return "grown"
 
+    def keep(self, idle, interval, count):
+        """Wants to know whether the client lives."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(idle))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, int(interval))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, int(count))
+        return "kept"
+
     def slow(self, seconds):
         """An answer that takes a while."""
         time.sleep(float(seconds))

@@ -11,9 +11,10 @@ import pytest
 
 from checkpointer import held
 from checkpointer.errors import ImageError
-from redirector.endpoints import Connection, Port
+from redirector.endpoints import Connection, Keepalive, Port, Stream
 
-ESTABLISHED, CLOSE, CLOSE_WAIT, LISTEN = 1, 7, 8, 10
+STREAM_MAGIC = struct.pack("<II", 0x54564319, 0x51465506)
+ESTABLISHED, SYN_SENT, CLOSE, CLOSE_WAIT, LISTEN = 1, 2, 7, 8, 10
 
 
 def words(address: str, family: int = socket.AF_INET) -> list[int]:
@@ -111,3 +112,72 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """An image without files.img is an error."""
     with pytest.raises(ImageError, match="cannot be read"):
         held.read(tmp_path)
+
+
+def entry(**values: int) -> SimpleNamespace:
+    """A connection's tcp_stream_entry: 10 bytes unread, 5 that the peer has not acknowledged, 3 of them not sent."""
+    plain = {
+        "inq_len": 10,
+        "inq_seq": 100,
+        "outq_len": 5,
+        "outq_seq": 2,
+        "unsq_len": 3,
+        "opt_mask": 7,
+        "timestamp": 99,
+        "rcv_wscale": 7,
+        "rcv_wup": 90,
+        "rcv_wnd": 1000,
+        **values,
+    }
+    return SimpleNamespace(**plain, HasField=lambda name: name in plain)
+
+
+def option(*, keepalive: bool) -> dict[str, object]:
+    """What the application has set."""
+    return {
+        "opts": SimpleNamespace(reuseaddr=True, so_keepalive=keepalive),
+        "tcp_opts": SimpleNamespace(keepidle=15, keepintvl=10, keepcnt=9),
+    }
+
+
+def test_how_a_connection_stands() -> None:
+    """Sequence numbers wrap around; the window is what is left of the one that was announced."""
+    isk = sock(socket.IPPROTO_TCP, ESTABLISHED, 80, 4000, **option(keepalive=True))
+    top = 1 << 32
+    assert held.stream(isk, entry()) == Stream(
+        top - 3, top - 1, 100, 990, 7, 99, Keepalive(15, 10, 9)
+    )
+
+
+def test_what_an_application_has_not_asked_for_is_not_there() -> None:
+    """No timestamps, no keepalives."""
+    isk = sock(socket.IPPROTO_TCP, ESTABLISHED, 80, 4000, **option(keepalive=False))
+    found = held.stream(isk, entry(opt_mask=4))
+    assert (found.tsval, found.keepalive) == (None, None)
+
+
+def test_a_fin_of_ours_is_not_acknowledged_before_it_is() -> None:
+    """In FIN_WAIT1 it counts as one byte more, in FIN_WAIT2 the peer has it."""
+    found = {
+        state: held.stream(
+            sock(socket.IPPROTO_TCP, state, 80, 4000, **option(keepalive=False)),
+            entry(outq_seq=1000, outq_len=0, unsq_len=0),
+        ).snd_una
+        for state in (4, 5)
+    }
+    assert found == {4: 999, 5: 1000}
+
+
+def test_a_half_open_connection_has_no_numbers() -> None:
+    """Its peer has not spoken yet; nothing is read of it."""
+    isk = sock(socket.IPPROTO_TCP, SYN_SENT, 4000, 80, **option(keepalive=True))
+    found = held.of([isk], lambda _: entry())
+    assert found.connections
+    assert not found.streams
+
+
+@pytest.mark.parametrize("data", [b"", STREAM_MAGIC + b"\x09\0\0\0x", b"x" * 100])
+def test_a_damaged_stream_is_refused(data: bytes) -> None:
+    """What is no tcp-stream.img, or is cut short, is an error."""
+    with pytest.raises(ImageError):
+        held.parse_stream(data)

@@ -18,9 +18,11 @@ from checkpointer.kinds import Kind
 from checkpointer.manifest import Manifest
 from checkpointer.processes import Security, Tuning
 from checkpointer.seal import Seal
-from redirector.endpoints import Connection, Port
+from redirector.endpoints import Connection, Keepalive, Port, Stream
 
 ID = "0123abcd"
+PEER = Connection("10.0.0.1", 80, "10.0.0.2", 4711)
+IDLE = Connection("fd00::1", 80, "fd00::2", 4712)
 FACTS = Security(*("0\t0\t0\t0", "0\t0\t0\t0", "", "0", "0", "0", "0", "0", "0", "2", "1", ""))
 
 
@@ -39,7 +41,11 @@ def facts(container_id: str = ID) -> Manifest:
         total_bytes=5000,
         held=Held(
             frozenset({Port("tcp", 80), Port("udp", 53)}),
-            frozenset({Connection("10.0.0.1", 80, "10.0.0.2", 4711)}),
+            frozenset({PEER, IDLE}),
+            streams={
+                PEER: Stream(1, 2, 3, 65535, 7, 99, Keepalive(15, 15, 9)),
+                IDLE: Stream(1, 2, 3, 65535, 7, None, None),
+            },
         ),
         ipc=True,
         pipes={1: "pipe:[77]"},

@@ -20,7 +20,7 @@ from unit.redirector.packets import (
 
 from bpf import maps
 from redirector import frames
-from redirector.endpoints import Port, Wake
+from redirector.endpoints import Port, Stream, Wake
 from redirector.frames import ACK, FIN, FIRST, LATER, PSH, RST, SYN, WHOLE, Address, Claims
 from redirector.ignored import Ignored
 
@@ -33,7 +33,7 @@ def address(text: str, port: int) -> Address:
 
 
 CONNECTION = (address("10.0.0.2", 6379), address("10.0.0.1", 4242))
-CLAIMS = Claims(frozenset([Port("tcp", 6379), Port("udp", 53)]), frozenset([CONNECTION]))
+CLAIMS = Claims(frozenset([Port("tcp", 6379), Port("udp", 53)]), {CONNECTION: None})
 
 
 def segment(
@@ -220,3 +220,32 @@ def test_what_is_ignored_is_held_and_wakes_nobody(raw: bytes, kept_quiet: dict[s
     claims = CLAIMS._replace(**kept_quiet)
     assert claims.wake(frame) is None
     assert claims.holds(frame)
+
+
+STREAM = Stream(500, 500, 101, 65535, 0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("data", "window", "wakes"),
+    [
+        (b"", 65535, False),  # seq 100, one too early: a keepalive
+        (b"x", 65535, False),  # with a byte that was received long ago
+        (b"xy", 65535, True),  # and one that was not
+        (b"", 0, True),  # the peer looks whether it may send again
+        (b"x", 0, True),
+    ],
+)
+def test_with_the_connections_state_only_news_wakes(data: bytes, window: int, wakes: bool):
+    """Bytes that the application has got are none; a peer in front of a closed window has some."""
+    claims = Claims(frozenset(), {CONNECTION: STREAM._replace(window=window)})
+    frame = frames.parse(segment(ACK, data))
+    assert frame is not None
+    assert (claims.wake(frame) is not None) == wakes
+
+
+def test_sequence_numbers_wrap_around():
+    """A byte at 0 comes after one at 2^32 - 1."""
+    claims = Claims(frozenset(), {CONNECTION: STREAM._replace(rcv_nxt=(1 << 32) - 1)})
+    frame = frames.parse(segment(ACK, b"x"))
+    assert frame is not None
+    assert claims.wake(frame) is not None

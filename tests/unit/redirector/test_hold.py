@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from unit.redirector.packets import TCP, UDP, ipv4, tcp_header, udp_header
+from unit.redirector.packets import ETHERNET, TCP, UDP, ipv4, tcp_header, udp_header
 
 from bpf import maps
-from bpf.maps import Counts
-from redirector import links
-from redirector.endpoints import Connection, Others, Port, Wake
-from redirector.frames import ACK, SYN
+from bpf.maps import Counts, StreamEntry
+from redirector import frames, links
+from redirector.endpoints import Connection, Keepalive, Others, Port, Stream, Wake
+from redirector.frames import ACK, RST, SYN
 from redirector.hold import Hold
 from redirector.podstate import PodState
 from redirector.registry import Registry
 from redirector.settings import Settings
 
+STREAM = Stream(500, 500, 100, 65535, 0, None, Keepalive(1, 1, 3))
 HEADER = bytes(links.VNET_HEADER)
 WEB, DNS = Port("tcp", 80), Port("udp", 53)
 PEER = Connection("10.0.0.2", 80, "10.0.0.1", 4242)
@@ -78,12 +80,36 @@ def kernel(tables: Any, state: PodState) -> Kernel:
     return Kernel(tables, number)
 
 
+class Wire:
+    """What is sent out of the pod."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def send(self, packet: bytes, target: bytes) -> bool:
+        """Send an IP packet, as `Raw` does."""
+        assert target == socket.inet_aton(PEER.remote_ip)
+        self.sent.append(packet)
+        return True
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 @pytest.fixture
-def hold(kernel: Kernel, state: PodState) -> Hold:
+def wire() -> Wire:
+    return Wire()
+
+
+@pytest.fixture
+def hold(kernel: Kernel, state: PodState, wire: Wire) -> Hold:
     tap: Any = kernel
+    raw: Any = wire
     settings = Settings(drain_seconds=0.02)
     number = state.registry.hold_id(state.slot.number, "container")
-    return Hold("container", number, tap, state, settings=settings, on_close=lambda *_: None)
+    return Hold(
+        "container", number, tap, state, raw=raw, settings=settings, on_close=lambda *_: None
+    )
 
 
 def datagram(number: int, dport: int = 53) -> bytes:
@@ -232,3 +258,50 @@ def test_any_phase_can_be_called_off(kernel: Kernel, hold: Hold, tables: Any, ph
     assert kernel.delivered == [syn(1)]
     assert all(pod.everything == 0 for pod in tables.pods.values())
     assert tables.holds[hold.number].mode == maps.MODE_OFF
+
+
+def test_an_applications_keepalives_are_sent_while_it_sleeps(hold: Hold, wire: Wire):
+    """The first at once, by the application's own interval from then on; none once it is awake."""
+    hold.only([WEB], [PEER], streams={PEER: STREAM})
+    again = hold.keep_alive()
+    (packet,) = wire.sent
+    frame = frames.parse(ETHERNET + b"\x08\x00" + packet)
+    assert frame is not None
+    assert (frame.seq, frame.payload, frame.flags) == (499, 0, ACK)
+    assert again is not None
+    assert 0.9 < again <= 1.0
+    hold.replay()
+    assert hold.keep_alive() is None
+    assert len(wire.sent) == 1
+
+
+def test_a_connection_without_the_option_is_left_alone(hold: Hold, wire: Wire):
+    """Who has not set SO_KEEPALIVE sends none."""
+    hold.only([WEB], [PEER], streams={PEER: STREAM._replace(keepalive=None)})
+    assert hold.keep_alive() is None
+    assert not wire.sent
+
+
+def test_nobody_probes_a_peer_that_has_reset_the_connection(
+    kernel: Kernel, hold: Hold, wire: Wire
+):
+    """The answer to a keepalive may be a reset: it waits for the replay, and is the last word."""
+    hold.only([WEB], [PEER], streams={PEER: STREAM._replace(keepalive=Keepalive(0, 0, 3))})
+    hold.keep_alive()
+    reset = ipv4(tcp_header(4242, 80, flags=RST), TCP)
+    kernel.arrive(reset)
+    assert hold.receive() is None
+    assert hold.keep_alive() is None
+    hold.replay()
+    assert kernel.delivered == [reset]
+    assert len(wire.sent) == 1
+
+
+def test_the_programs_are_told_how_connections_stand_and_forget_it(
+    hold: Hold, tables: Any, state: PodState
+):
+    """What an answer is made of is there while a container sleeps, and goes with the connection."""
+    hold.only([WEB], [PEER], streams={PEER: STREAM})
+    assert tables.streams == {state.connection_key(PEER): StreamEntry(500, 100, 65535, 0, None)}
+    hold.only([WEB], [])
+    assert tables.streams == {}
