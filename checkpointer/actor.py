@@ -52,10 +52,8 @@ class Actor:
         self._settled = asyncio.Condition()
         self._jobs = Jobs(container.record.title)
         self._moves = Moves(container, engine, pool)
-        self._lookout = Lookout(
-            container, self._jobs, pool, lambda: self.post(lifecycle.SleepAsked("idle"))
-        )
-        self._doorbell = Doorbell(container, lambda cause: self.post(lifecycle.WakeAsked(cause)))
+        self._lookout = Lookout(container, self._jobs, pool, self._idle, self._wanted)
+        self._doorbell = Doorbell(container, self._wanted)
         self._task = self._loop.create_task(self._run(), name=f"actor {container.record.title}")
 
     # --- what others may ask -----------------------------------------------------------------------------------------
@@ -106,6 +104,15 @@ class Actor:
 
     # --- the task ----------------------------------------------------------------------------------------------------
 
+    def _idle(self) -> None:
+        if self.container.record.policy.dry_run:
+            self._jobs.start(self._doze(), "doze")
+        else:
+            self.post(lifecycle.SleepAsked("idle"))
+
+    def _wanted(self, cause: str) -> None:
+        self.post(lifecycle.WakeAsked(cause))
+
     async def _run(self) -> None:
         record = self.container.record
         log.bound.set({"pod": f"{record.namespace}/{record.pod}", "container": record.name})
@@ -140,6 +147,8 @@ class Actor:
                 self._tally.woke(times.wake)
             case _:
                 pass
+        if before.would_sleep and not self.container.life.would_sleep:
+            self.container.dozes.end(self.container.life.cause, time.monotonic())
 
     async def _publish(self, before: lifecycle.Life) -> None:
         container, after = self.container, self.container.life
@@ -153,6 +162,11 @@ class Actor:
                     # It came too late to stop the sleep; who asked would wait for the next one to ask.
                     self.post(lifecycle.WakeAsked(container.off_cause))
             self._log(before.state)
+            self._observe(container, before.state)
+        elif after.would_sleep is not before.would_sleep:
+            if not after.would_sleep:
+                container.active = time.monotonic()
+            self._log_doze()
             self._observe(container, before.state)
         elif after.reason != before.reason:
             self._observe(container, before.state)  # held, or failed and tried again
@@ -177,11 +191,16 @@ class Actor:
                 self._loop.call_later(seconds, self.post, lifecycle.RetryWake())
             case lifecycle.Rest(seconds):
                 self._lookout.look_in(seconds)
+            case lifecycle.Stir():
+                self._moves.stir()
             case lifecycle.Fail(reason):
                 self._jobs.start(self._moves.fail(reason), "fail")
             case lifecycle.CleanUp():
                 self._quiet()
                 self._jobs.start(self._clean_up(), "clean up")
+
+    async def _doze(self) -> None:
+        self.post(await self._moves.doze())
 
     async def _sleep(self) -> None:
         self.post(await self._moves.sleep())
@@ -222,3 +241,12 @@ class Actor:
             extra["ms"] = times.total(phases)
             extra |= {f"ms_{name}": value for name, value in phases.items()}
         logger.info("%s", f"container.{life.state.lower()}", extra=extra)
+
+    def _log_doze(self) -> None:
+        life, dozes = self.container.life, self.container.dozes
+        if life.would_sleep:
+            logger.info("container.would_sleep", extra={"cause": life.cause, "bytes": dozes.saves})
+        else:
+            logger.info(
+                "container.would_wake", extra={"cause": life.cause, "wakes": dozes.wakes.total()}
+            )

@@ -92,6 +92,11 @@ m = messages.schema(
                 "repeated string",
             ),  # annotations that are not the default, "min-awake=5m"
             (29, "notes", "repeated string"),  # what the owner should know of the annotations
+            (30, "dry_run", "bool"),
+            (31, "would_sleep", "bool"),  # it would be asleep now if this were no dry run
+            (32, "would_sleeps", "int64"),
+            (33, "would_wakes", "map<string,int64>"),  # by cause
+            (34, "would_save_bytes", "int64"),  # now
         ],
         "Query": [(1, "namespace", "string"), (2, "pod", "string"), (3, "container", "string")],
         "Infos": [(1, "containers", "repeated Info")],

@@ -202,6 +202,15 @@ def memory_room(directory: Path) -> int | None:
     return limit - used + _reclaimable(directory)
 
 
+def charged(pid: int) -> int:
+    """Return the bytes that the memory cgroup of a process is charged, without page cache that makes way by itself."""
+    directory = of(pid).controller("memory")
+    if directory is None:
+        return 0
+    used = _number(directory / "memory.usage_in_bytes") or _number(directory / "memory.current")
+    return max(0, (used or 0) - _reclaimable(directory)) if used else 0
+
+
 def _point(directory: Path) -> Path:
     return next(
         (point for point, _ in _mounts().values() if directory.is_relative_to(point)), Path("/")

@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,12 +94,7 @@ class Cli:
         if self._json:
             print(json.dumps(_plain(transition)), flush=True)
             return
-        info = transition.info
-        clock = time.strftime("%H:%M:%S", time.localtime(transition.time))
-        what = f"{info.namespace}/{info.pod}/{info.container} {transition.before} -> {info.state} ({info.cause})"
-        took = info.wake_ms if info.state == "RUNNING" and transition.before == "WAKING" else 0.0
-        took_ms = f" {tables.milliseconds(took)}" if took else ""
-        print(f"{clock} {what}{took_ms}" + (f": {info.reason}" if info.reason else ""), flush=True)
+        print(tables.transition(transition), flush=True)
 
     def _dump(self, value: object) -> int:
         print(json.dumps(value, indent=2))
@@ -196,7 +190,13 @@ def _plain(message: Any) -> dict[str, Any]:
     fields: dict[str, Any] = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    return {name: int(value) if name in _COUNTS else value for name, value in fields.items()}
+    return {name: _number(value) if name in _COUNTS else value for name, value in fields.items()}
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: int(count) for key, count in value.items()}
+    return int(value)
 
 
 _COUNTS = frozenset(
@@ -208,6 +208,9 @@ _COUNTS = frozenset(
         "failed_wakes",
         "held_frames",
         "dropped_frames",
+        "would_sleeps",
+        "would_wakes",
+        "would_save_bytes",
         "sequence",
     ]
 )

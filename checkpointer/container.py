@@ -14,6 +14,7 @@ from checkpointer import (
     processes,
     supervisor,
 )
+from checkpointer.doze import Dozes
 from checkpointer.tally import Tally
 from redirector import datapath
 from redirector.endpoints import Port
@@ -52,6 +53,7 @@ class Container:
         drain: Its page daemon, while pages are still being brought in.
         ports: Those on which it listens, when last looked at.
         tally: What was counted since the daemon took it over.
+        dozes: The same of its dry run.
         called_off: Set when a sleep must stop before its commit; says why in `off_cause`.
     """
 
@@ -66,6 +68,7 @@ class Container:
     drain: lazy.Drain | None = None
     times: Times = dataclasses.field(default_factory=Times)
     tally: Tally = dataclasses.field(default_factory=Tally)
+    dozes: Dozes = dataclasses.field(default_factory=Dozes)
     ports: frozenset[Port] = frozenset()
     busy: str = ""
     look_at: float = 0.0

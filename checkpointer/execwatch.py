@@ -28,6 +28,7 @@ _BUFFER = 64 << 10
 class _Watched:
     container_id: str
     supervisor: int
+    wait: bool
     held: bool = True
     waiting: list[int] = dataclasses.field(default_factory=list)
     mounts: list[tuple[int, bytes]] = dataclasses.field(default_factory=list)
@@ -80,13 +81,18 @@ class ExecWatch:
         with self._lock:
             self._supervisors.pop(supervisor, None)
 
-    def hold(self, container_id: str, supervisor: int) -> None:
+    def hold(self, container_id: str, supervisor: int, *, wait: bool = True) -> None:
         """From now on whoever executes a program in the container waits; before the application is frozen.
+
+        Args:
+            container_id: Whose programs.
+            supervisor: Its PID 1.
+            wait: False: they are told of, and go on at once.
 
         Raises:
             OSError: The container is gone, or a mount cannot be marked.
         """
-        watched = _Watched(container_id, supervisor)
+        watched = _Watched(container_id, supervisor, wait)
         with self._lock:
             self._by_mount_ns[processes.ns_inode(supervisor, "mnt")] = watched
         mounts = Path(f"/proc/{supervisor}/mountinfo").read_text(errors="surrogateescape")
@@ -165,6 +171,10 @@ class ExecWatch:
         if watched is None:
             self._answer(event.fd, syscall.FAN_ALLOW)
             return
+        if not watched.wait:
+            self._wanted(watched.container_id, "exec")
+            self._answer(event.fd, syscall.FAN_ALLOW)
+            return
         log.debug("exec.held", extra={"container": watched.container_id, "pid": event.pid})
         if not self._wanted(watched.container_id, "exec"):
             self.release(watched.container_id)
@@ -183,7 +193,8 @@ class ExecWatch:
         with self._lock:
             if not watched.held:
                 return None
-            watched.waiting.append(event.fd)
+            if watched.wait:
+                watched.waiting.append(event.fd)
         return watched
 
     def _forget_waiter(self, fd: int) -> None:

@@ -62,6 +62,11 @@ def info(
         held_frames=hold.queued if hold else 0,
         dropped_frames=hold.dropped if hold else 0,
         look_in=_look_in(container),
+        dry_run=record.policy.dry_run,
+        would_sleep=life.would_sleep,
+        would_sleeps=container.dozes.sleeps,
+        would_wakes=container.dozes.wakes,
+        would_save_bytes=container.dozes.saves,
     )
 
 
@@ -99,6 +104,7 @@ def _state(record: containers.Record, container: Container | None) -> str:
             ports=_names(container.heeded),
             image_bytes=container.image.manifest.total_bytes if container.image else 0,
             policy=record.policy,
+            dozes=container.dozes,
         )
     )
 

@@ -33,6 +33,7 @@ class Life:
         cause: Why the current state was entered ("idle", "tcp-connect", "exec", ...).
         reason: Why the container is not asleep although it was tried; "" when nothing stands in the way.
         kind: The reason as a stable word; None without one.
+        would_sleep: It would be asleep now if this were no dry run.
     """
 
     state: State = State.RUNNING
@@ -41,6 +42,7 @@ class Life:
     cause: str = "started"
     reason: str = ""
     kind: Kind | None = None
+    would_sleep: bool = False
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -79,6 +81,13 @@ class SleepFailed:
 
     reason: str
     kind: Kind = Kind.INTERNAL
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WouldSleep:
+    """In a dry run: it is idle and could have been put to sleep. It runs on until a WakeAsked would have ended that."""
+
+    cause: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,6 +142,7 @@ Event = (
     | SleepCalledOff
     | SleepRefused
     | SleepFailed
+    | WouldSleep
     | WakeAsked
     | Woke
     | WakeFailed
@@ -179,6 +189,11 @@ class Rest:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Stir:
+    """Watch no more for what would have woken it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Fail:
     """Tell the supervisor to end with 71, so that the kubelet restarts the container; keep the image for a while."""
 
@@ -190,7 +205,7 @@ class CleanUp:
     """Take away everything that was the container's: image, maps, marks, records."""
 
 
-Effect = Sleep | CallOff | Wake | WakeLater | Rest | Fail | CleanUp
+Effect = Sleep | CallOff | Wake | WakeLater | Rest | Stir | Fail | CleanUp
 
 MAX_WAKES = 5
 """Restores tried on one image before the container is failed: the last is some 15 s after the first."""
@@ -238,6 +253,13 @@ def _running(life: Life, event: Event) -> tuple[Life, list[Effect]]:
     match event:
         case SleepAsked(cause):
             return _to(life, State.SLEEPING, cause), [Sleep()]
+        case WouldSleep(cause):
+            after = _to(life, State.RUNNING, cause, failed_sleeps=0, reason="", kind=None)
+            return dataclasses.replace(after, would_sleep=True), [Rest(0.0)]
+        case WakeAsked(cause) if life.would_sleep:
+            return _to(life, State.RUNNING, cause), [Stir(), Rest(0.0)]
+        case SleepRefused() | SleepFailed():
+            return _tried(life, event)  # of a dry run
         case _:
             return life, []
 
@@ -248,21 +270,25 @@ def _sleeping(life: Life, event: Event) -> tuple[Life, list[Effect]]:
             return _to(life, State.ASLEEP, life.cause, failed_sleeps=0, reason="", kind=None), []
         case SleepCalledOff(cause):
             return _to(life, State.RUNNING, cause, reason="", kind=None), [Rest(0.0)]
-        case SleepRefused(reason, kind) | SleepFailed(reason, kind):
-            failures = life.failed_sleeps + 1
-            after = _to(
-                life,
-                State.RUNNING,
-                "refused" if isinstance(event, SleepRefused) else "sleep-failed",
-                failed_sleeps=failures,
-                reason=reason,
-                kind=kind,
-            )
-            return after, [Rest(backoff(SLEEP_BACKOFF, failures))]
+        case SleepRefused() | SleepFailed():
+            return _tried(life, event)
         case WakeAsked(cause):
             return life, [CallOff(cause)]
         case _:
             return life, []
+
+
+def _tried(life: Life, event: SleepRefused | SleepFailed) -> tuple[Life, list[Effect]]:
+    failures = life.failed_sleeps + 1
+    after = _to(
+        life,
+        State.RUNNING,
+        "refused" if isinstance(event, SleepRefused) else "sleep-failed",
+        failed_sleeps=failures,
+        reason=event.reason,
+        kind=event.kind,
+    )
+    return after, [Rest(backoff(SLEEP_BACKOFF, failures))]
 
 
 def _asleep(life: Life, event: Event) -> tuple[Life, list[Effect]]:
@@ -296,4 +322,4 @@ def _waking(life: Life, event: Event) -> tuple[Life, list[Effect]]:
 
 
 def _to(life: Life, state: State, cause: str, **changes: Any) -> Life:
-    return dataclasses.replace(life, state=state, cause=cause, **changes)
+    return dataclasses.replace(life, state=state, cause=cause, would_sleep=False, **changes)

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from checkpointer import errors, idle, processes, traffic
+from checkpointer import dryrun, errors, idle, processes, traffic
 from checkpointer.container import Container
 from checkpointer.jobs import Jobs
 from checkpointer.lifecycle import State
@@ -32,6 +32,7 @@ class Lookout:
         jobs: Where looks are run.
         pool: Threads for what blocks.
         idle: Called when the container may sleep.
+        wanted: In a dry run: called with the cause that would have woken it.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class Lookout:
         jobs: Jobs,
         pool: concurrent.futures.Executor,
         idle: Callable[[], None],
+        wanted: Callable[[str], None],
     ) -> None:
         self._container = container
         self._jobs = jobs
         self._pool = pool
         self._idle = idle
+        self._wanted = wanted
         self._timer: asyncio.TimerHandle | None = None
         self._no_port = NO_PORT_LOOK[0]
 
@@ -78,9 +81,10 @@ class Lookout:
             self.look_in(AGAIN)
             return
         looked = time.monotonic()
+        look = self._glance if container.life.would_sleep else self._decide
         try:
             loop = asyncio.get_running_loop()
-            decision = await loop.run_in_executor(self._pool, self._decide)
+            decision = await loop.run_in_executor(self._pool, look)
         except OSError as error:
             # A process ended while it was looked at. If it was the last one, the exit is on its way.
             logger.debug("look.failed", extra={"error": str(error)})
@@ -101,9 +105,16 @@ class Lookout:
             case idle.Busy(until, because):
                 container.busy = because
                 self.look_in(max(0.05, until - time.monotonic()))
+            case str(cause):
+                self._wanted(cause)
 
     def _runs(self) -> bool:
         return self._container.life.state is State.RUNNING
+
+    def _glance(self) -> idle.Busy | str:
+        """In a dry run that would have it asleep: what would wake it."""
+        cause = dryrun.wake(self._container)
+        return cause or idle.Busy(time.monotonic() + dryrun.LOOK, "")
 
     def _decide(self) -> idle.Idle | idle.Busy:
         container = self._container

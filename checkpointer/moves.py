@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from checkpointer import doors, errors, lifecycle, sleep, wake
+from checkpointer import doors, dryrun, errors, lifecycle, sleep, wake
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.lifecycle import Event
@@ -65,6 +65,22 @@ class Moves:
             return lifecycle.SleepFailed(errors.reason_of(error), errors.kind_of(error))
         container.times.sleeps += 1
         return lifecycle.Slept()
+
+    async def doze(self) -> Event:
+        """In a dry run: see whether it could be put to sleep."""
+        container, engine = self._container, self._engine
+        try:
+            await self._threaded(lambda: dryrun.begin(container, engine))
+        except errors.Refused as refused:
+            return lifecycle.SleepRefused(refused.reason, refused.kind)
+        except Exception as error:
+            logger.warning("doze.failed", exc_info=error)
+            return lifecycle.SleepFailed(errors.reason_of(error), errors.kind_of(error))
+        return lifecycle.WouldSleep("idle")
+
+    def stir(self) -> None:
+        """In a dry run: watch for execs no more."""
+        self._engine.execs.release(self._container.record.id)
 
     def begin_wake(self) -> asyncio.Future[None]:
         """Put a wake on its way to a thread; `wake` waits for it."""

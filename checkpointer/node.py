@@ -320,6 +320,12 @@ class Node:
             raise rpc.TtrpcError(
                 rpc.Code.FAILED_PRECONDITION, f"{record.title} is not managed: {reason}"
             )
+        if sleep and record.policy.dry_run:
+            raise rpc.TtrpcError(
+                rpc.Code.FAILED_PRECONDITION,
+                f"{record.title}: zeropod.ctrox.dev/dry-run is set, so that nothing of it sleeps; `zeropod why` says "
+                "what it would do",
+            )
         wanted = State.ASLEEP if sleep else State.RUNNING
         deadline = self._loop.time() + timeout
         # What is under way ends first: half a wake cannot be turned into a sleep.

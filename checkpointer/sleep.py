@@ -32,13 +32,18 @@ def run(container: Container, engine: Engine) -> None:
     """
     started = time.perf_counter()
     doors.check(container)
-    _refuse(container, engine)
+    refuse(container, engine)
     with doors.closed(container, engine) as hold:
         result = _dump(container, engine, hold, started)
     container.image = result.image
 
 
-def _refuse(container: Container, engine: Engine) -> None:
+def refuse(container: Container, engine: Engine) -> None:
+    """See whether it could be checkpointed, before anything is touched.
+
+    Raises:
+        errors.Refused: It could not, as it is.
+    """
     application = doors.application(container)
     tree = processes.tree(application)
     if why := refusals.reason(refusals.read(tree)):

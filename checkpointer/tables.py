@@ -61,13 +61,38 @@ def container(info: Any) -> tuple[str, ...]:
         info.namespace,
         info.pod,
         info.container,
-        info.state,
+        _state(info),
         age(info.since),
         size(info.image_bytes),
         milliseconds(info.wake_ms),
         info.wake_cause or "-",
         _annotations(info.wishes, info.notes),
     )
+
+
+def _state(info: Any) -> str:
+    if not info.dry_run:
+        return str(info.state)
+    return f"{info.state} (would {'sleep' if info.would_sleep else 'be awake'})"
+
+
+def transition(told: Any) -> str:
+    """One line of `zeropod watch` from a Transition message."""
+    info = told.info
+    clock = time.strftime("%H:%M:%S", time.localtime(told.time))
+    what = f"{told.before} -> {info.state}"
+    if info.dry_run and told.before == info.state == "RUNNING":
+        what = f"{info.state}, would {_would(info)}"
+    took = info.wake_ms if info.state == "RUNNING" and told.before == "WAKING" else 0.0
+    took_ms = f" {milliseconds(took)}" if took else ""
+    reason = f": {info.reason}" if info.reason else ""
+    return f"{clock} {info.namespace}/{info.pod}/{info.container} {what} ({info.cause}){took_ms}{reason}"
+
+
+def _would(info: Any) -> str:
+    if info.would_sleep:
+        return f"sleep and save {size(info.would_save_bytes)}"
+    return "not sleep" if info.reason else "wake"
 
 
 def _annotations(wishes: Sequence[str], notes: Sequence[str]) -> str:

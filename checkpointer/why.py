@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from checkpointer import lifecycle
+from checkpointer.doze import Dozes
 from checkpointer.lifecycle import State
 from checkpointer.policy import Policy
 
@@ -36,6 +37,7 @@ class Facts:
         ports: Its listening ports whose packets wake it, as "tcp/6379".
         image_bytes: Size of its image.
         policy: What its owner wants.
+        dozes: What a dry run has decided.
     """
 
     title: str
@@ -47,11 +49,14 @@ class Facts:
     ports: Sequence[str]
     image_bytes: int
     policy: Policy = dataclasses.field(default_factory=Policy)
+    dozes: Dozes = dataclasses.field(default_factory=Dozes)
 
 
 def explain(facts: Facts) -> str:
     """The paragraph that `zeropod why` prints."""
     match facts.life.state:
+        case State.RUNNING if facts.policy.dry_run:
+            return f"{facts.title} is awake: zeropod.ctrox.dev/dry-run is set, nothing sleeps. {_dry(facts)}"
         case State.RUNNING:
             return f"{facts.title} is awake since {_span(facts.age)} ({_cause(facts)}). {_awake(facts)}"
         case State.SLEEPING:
@@ -78,6 +83,18 @@ def annotated(text: str, wishes: Sequence[str], notes: Sequence[str]) -> str:
     """A paragraph with what its owner asks for, and what the owner should know of it."""
     asked = f" Its annotations: {', '.join(wishes)}." if wishes else ""
     return text + asked + "".join(f" Note: {note}." for note in notes)
+
+
+def _dry(facts: Facts) -> str:
+    if facts.life.would_sleep:
+        now = (
+            f"It would be asleep now ({_cause(facts)}) and its container would use {_size(facts.dozes.saves)} less. "
+            f"{_doors(facts)} or an exec would wake it."
+        )
+    else:
+        now = _awake(facts)
+    wakes = ", ".join(f"{cause} {count}" for cause, count in sorted(facts.dozes.wakes.items()))
+    return f"{now} So far it would have slept {facts.dozes.sleeps} times and been woken: {wakes or 'never'}."
 
 
 def _awake(facts: Facts) -> str:

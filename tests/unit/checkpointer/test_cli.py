@@ -2,7 +2,7 @@
 
 import pytest
 
-from checkpointer import cli, tables
+from checkpointer import api, cli, tables
 
 
 def test_without_a_daemon_it_says_what_to_check_and_exits_4(tmp_path, capsys):
@@ -38,3 +38,47 @@ def test_sizes_are_in_si_units(count, text):
 def test_ages_are_short(seconds, text):
     """Two units at the most."""
     assert tables.age(1000.0, now=1000.0 + seconds) == text
+
+
+def told(before, **info):
+    fields = {"namespace": "n", "pod": "p", "container": "c", "cause": "idle"} | info
+    line = tables.transition(
+        api.m.Transition(sequence=1, time=0.0, before=before, info=api.m.Info(**fields))
+    )
+    return line.partition(" ")[2]
+
+
+@pytest.mark.parametrize(
+    ("before", "info", "line"),
+    [
+        ("SLEEPING", {"state": "ASLEEP"}, "n/p/c SLEEPING -> ASLEEP (idle)"),
+        (
+            "WAKING",
+            {"state": "RUNNING", "cause": "exec", "wake_ms": 9.1},
+            "n/p/c WAKING -> RUNNING (exec) 9.1 ms",
+        ),
+        (
+            "RUNNING",
+            {
+                "state": "RUNNING",
+                "dry_run": True,
+                "would_sleep": True,
+                "would_save_bytes": 43_000_000,
+            },
+            "n/p/c RUNNING, would sleep and save 43.0MB (idle)",
+        ),
+        (
+            "RUNNING",
+            {"state": "RUNNING", "dry_run": True, "cause": "udp"},
+            "n/p/c RUNNING, would wake (udp)",
+        ),
+        (
+            "RUNNING",
+            {"state": "RUNNING", "dry_run": True, "cause": "refused", "reason": "io_uring"},
+            "n/p/c RUNNING, would not sleep (refused): io_uring",
+        ),
+    ],
+)
+def test_a_line_of_watch(before, info, line):
+    """What happened, why, and how long it took."""
+    assert told(before, **info) == line

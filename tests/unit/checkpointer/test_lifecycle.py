@@ -14,6 +14,7 @@ EVENTS = (
     lc.SleepCalledOff("tcp-connect"),
     lc.SleepRefused("io_uring"),
     lc.SleepFailed("disk full"),
+    lc.WouldSleep("idle"),
     lc.WakeAsked("exec"),
     lc.Woke(),
     lc.WakeFailed("no memory"),
@@ -165,3 +166,41 @@ def test_a_reason_has_its_kind_as_long_as_it_stands():
         ("full", Kind.DISK_FULL),
         ("", None),
     ]
+
+
+def test_a_dry_run_sleeps_and_wakes_in_name_only():
+    """It stays RUNNING, looks on for what would wake it, and says which cause it was."""
+    life, effects = run(Life(), lc.WouldSleep("idle"))
+
+    assert (life.state, life.would_sleep, life.cause) == (State.RUNNING, True, "idle")
+    assert effects == [lc.Rest(0.0)]
+
+    life, effects = run(life, lc.WakeAsked("exec"))
+
+    assert (life.state, life.would_sleep, life.cause) == (State.RUNNING, False, "exec")
+    assert effects == [lc.Stir(), lc.Rest(0.0)]
+
+
+def test_awake_in_a_dry_run_nothing_is_a_wake():
+    """Only what ends a would-be sleep counts."""
+    assert step(Life(), lc.WakeAsked("exec")) == (Life(), [])
+
+
+def test_what_a_dry_run_finds_in_the_way_is_looked_at_again_as_seldom_as_a_real_refusal():
+    """With its reason, which is what a dry run is for."""
+    life, effects = run(Life(), lc.SleepRefused("io_uring"), lc.SleepRefused("io_uring"))
+
+    assert (life.state, life.failed_sleeps, life.reason) == (State.RUNNING, 2, "io_uring")
+    assert effects == [lc.Rest(10.0), lc.Rest(20.0)]
+
+    life, _ = run(life, lc.WouldSleep("idle"))
+
+    assert (life.failed_sleeps, life.reason) == (0, "")
+
+
+def test_only_running_would_sleep():
+    """Whatever comes next, a state that was left is not carried along."""
+    dozing, _ = run(Life(), lc.WouldSleep("idle"))
+    for event in EVENTS:
+        life, _ = step(dozing, event)
+        assert life.state is State.RUNNING or not life.would_sleep

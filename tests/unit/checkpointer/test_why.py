@@ -1,7 +1,9 @@
 """What `zeropod why` says."""
 
 import dataclasses
+from collections import Counter
 
+from checkpointer.doze import Doze, Dozes
 from checkpointer.lifecycle import Life, State
 from checkpointer.policy import Policy
 from checkpointer.why import Facts, explain
@@ -74,3 +76,30 @@ def test_asleep_it_says_what_a_stop_does():
 
     assert "exit code 0" not in about(life=asleep)
     assert "exit code 0" in about(life=asleep, policy=Policy(wake_on_stop=False))
+
+
+DRY = Policy(dry_run=True)
+
+
+def test_a_dry_run_says_what_it_would_do_and_has_done():
+    """Nobody may take it for asleep, nor for awake without a reason."""
+    dozes = Dozes(Doze(0.0, 43_000_000, frozenset()), sleeps=3, wakes=Counter({"exec": 2}))
+    asleep = about(life=Life(cause="idle", would_sleep=True), policy=DRY, dozes=dozes)
+
+    assert "dry-run is set, nothing sleeps" in asleep
+    assert "would be asleep now" in asleep
+    assert "43.0 MB less" in asleep
+    assert "3 times" in asleep
+    assert "exec 2" in asleep
+
+    awake = about(policy=DRY)
+
+    assert "last traffic 12 s ago" in awake
+    assert "woken: never" in awake
+
+
+def test_a_dry_run_says_what_it_found_in_the_way():
+    """That is what it is for."""
+    assert "it uses io_uring" in about(
+        life=Life(failed_sleeps=1, reason="it uses io_uring"), policy=DRY
+    )

@@ -1,0 +1,76 @@
+"""What a dry run looks at: whether a container could sleep, and what would wake it. Nothing of it is touched. Blocking.
+
+A would-be sleep lasts until the next traffic or exec, as a real one would. Traffic is looked for once a second: payload
+is seen however long ago it came, by the datapath's clocks; a connection without any is seen if it lasts that long. An
+exec is seen when it happens, and goes on at once.
+"""
+
+import time
+
+from checkpointer import cgroups, doors, processes, sleep, traffic
+from checkpointer.container import Container
+from checkpointer.doze import Doze
+from checkpointer.engine import Engine
+from redirector import sockets
+from redirector.endpoints import Connection
+
+LOOK = 1.0
+"""Seconds between looks for what would wake it."""
+
+
+def begin(container: Container, engine: Engine) -> None:
+    """Begin a would-be sleep: `container.dozes` has it then.
+
+    Raises:
+        errors.Refused: It could not be put to sleep as it is.
+        OSError: It has ended, or cannot be looked at.
+    """
+    if not container.record.policy.disable_checkpointing:
+        sleep.refuse(container, engine)
+    application = doors.application(container)
+    engine.execs.hold(container.record.id, container.record.pid, wait=False)
+    own = processes.socket_inodes(processes.tree(application))
+    table = sockets.table(application)
+    memory = cgroups.charged(container.record.pid)
+    container.dozes.begin(Doze(container.quiet, memory, _clients(container, table, own)))
+
+
+def wake(container: Container) -> str | None:
+    """What would have woken it since, None if it would sleep on.
+
+    Raises:
+        OSError: It has ended, or cannot be looked at.
+    """
+    application, doze = doors.application(container), container.dozes.now
+    if doze is None:
+        return None
+    own = processes.socket_inodes(processes.tree(application))
+    table = sockets.table(application, talks=True)
+    came = traffic.came_after(container, table, own, doze.since)
+    if came is not None and came.proto == "udp":
+        return "udp"
+    clients = _clients(container, table, own)
+    if clients - doze.connections or sockets.pending(table, container.heeded):
+        return "tcp-connect"
+    if came is None:
+        return None
+    # If no connection from before has carried it, one that has ended already did.
+    return (
+        "tcp-connect" if came in container.heeded and not _talked(table, own, doze) else "tcp-data"
+    )
+
+
+def _talked(table: list[sockets.Socket], own: set[int], doze: Doze) -> bool:
+    silent = time.monotonic() - doze.since
+    return any(
+        found.talk is not None and found.talk.last_in is not None and found.talk.last_in < silent
+        for found in table
+        if found.inode in own and found.connection() in doze.connections
+    )
+
+
+def _clients(
+    container: Container, table: list[sockets.Socket], own: set[int]
+) -> frozenset[Connection]:
+    heeded = {port.number for port in container.heeded if port.proto == "tcp"}
+    return frozenset(c for c in sockets.connections(table, own) if c.local_port in heeded)

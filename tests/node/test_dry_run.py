@@ -1,0 +1,134 @@
+"""What a dry run decides, and that it leaves everything alone."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from node import sleepers
+
+from dev import cri
+from ttrpc.errors import TtrpcError
+
+Pods = Callable[..., cri.Pod]
+
+ANNOTATIONS = {sleepers.SCALEDOWN: "1s", "zeropod.ctrox.dev/dry-run": "true"}
+
+pytestmark = pytest.mark.annotation("dry-run")
+
+#: Also answers datagrams.
+DATAGRAMS = """
+def answer():
+    plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    plain.bind(("0.0.0.0", 9))
+    while True:
+        plain.sendto(*plain.recvfrom(100))
+threading.Thread(target=answer, daemon=True).start()
+"""
+
+
+def start(
+    pods: Pods, setup: str = "", annotations: dict[str, str] = ANNOTATIONS
+) -> sleepers.Sleeper:
+    return sleepers.python(pods, setup, pod=pods(annotations=annotations))
+
+
+def would_sleep(one: sleepers.Sleeper) -> None:
+    cri.until(lambda: one.info()["would_sleep"], 15)
+
+
+def wakes(one: sleepers.Sleeper) -> dict[str, int]:
+    return dict(one.info()["would_wakes"])
+
+
+def test_nothing_sleeps(pods: Pods) -> None:
+    """Idle it would sleep, which is said with the memory that this would save; the application is not touched."""
+    one = start(pods, "memory['ballast'] = b'x' * (50 << 20)")
+    tree, at = one.tree(), one.ask("time.monotonic()")
+    would_sleep(one)
+    found = one.info()
+    assert (found["state"], found["sleeps"], found["would_sleeps"]) == ("RUNNING", 0, 1)
+    assert 50 << 20 < found["would_save_bytes"] < 90 << 20
+    assert one.supervisor() == "run"
+    assert not one.image().exists()
+    why = one.why()
+    assert "dry-run is set" in why
+    assert "would be asleep now" in why
+    # Its clock never stood still, which a checkpoint would have made it do.
+    begun = time.monotonic()
+    assert one.ask("time.monotonic()") - at < time.monotonic() - begun + 16
+    assert one.tree() == tree
+    one.unharmed()
+
+
+def test_each_cause_of_a_wake(pods: Pods) -> None:
+    """A connection, data on one from before, a datagram and an exec would have woken it, each once; then it would sleep again."""
+    one = start(pods, DATAGRAMS)
+    with one.talk() as talk:
+        talk.ask("1")
+        would_sleep(one)
+        talk.ask("1")
+        cri.until(lambda: wakes(one) == {"tcp-data": 1}, 5)
+        would_sleep(one)
+        one.ask("1")
+        cri.until(lambda: wakes(one) == {"tcp-data": 1, "tcp-connect": 1}, 5)
+        would_sleep(one)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
+            plain.settimeout(5)
+            plain.sendto(b"hello", (one.ip, 9))
+            assert plain.recv(100) == b"hello"
+        cri.until(lambda: wakes(one) == {"tcp-data": 1, "tcp-connect": 1, "udp": 1}, 5)
+        would_sleep(one)
+        assert one.container.exec(["true"]).code == 0
+        cri.until(lambda: wakes(one) == {"tcp-data": 1, "tcp-connect": 1, "udp": 1, "exec": 1}, 5)
+        would_sleep(one)
+    assert one.info()["would_sleeps"] == 5
+    assert one.info()["wakes"] == 0
+    one.unharmed()
+
+
+def test_an_idle_connection_wakes_nobody(pods: Pods) -> None:
+    """Open connections without payload neither keep it awake nor would wake it."""
+    one = start(pods)
+    with one.talk() as talk:
+        talk.ask("1")
+        would_sleep(one)
+        time.sleep(3)
+        assert (one.info()["would_sleeps"], wakes(one)) == (1, {})
+
+
+def test_it_cannot_be_put_to_sleep(pods: Pods) -> None:
+    """Not by hand either; the refusal says why."""
+    one = start(pods)
+    with pytest.raises(TtrpcError, match="dry-run is set"):
+        one.sleep()
+    one.wake()
+    assert one.info()["wakes"] == 0
+
+
+def test_what_stands_in_the_way_is_said(pods: Pods) -> None:
+    """An application that could not be checkpointed would not sleep, with the same reason as without a dry run."""
+    folder = "/tmp/..2026_01_01_00_00_00.1"
+    one = start(pods, f"os.makedirs('{folder}'); os.chdir('{folder}')")
+    cri.until(lambda: one.info()["reason"], 15)
+    found = one.info()
+    assert not found["would_sleeps"]
+    assert found["kind"] == "unsupported"
+    assert "configmap" in one.why()
+
+
+def test_watch_and_log_tell(pods: Pods, zeropod: Callable[..., cri.Result]) -> None:
+    """The log has a line for each decision, and `zeropod list` does not take it for any other container."""
+    one = start(pods)
+    would_sleep(one)
+    one.ask("1")
+    cri.until(lambda: wakes(one), 5)
+    log = Path("/var/log/node/daemon.log").read_text(errors="replace")
+    assert "container.would_sleep" in log
+    assert "container.would_wake" in log
+    rows = zeropod("list").out.splitlines()
+    row = next(row for row in rows if one.reference.split("/")[1] in row)
+    assert "would" in row
