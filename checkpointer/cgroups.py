@@ -182,6 +182,11 @@ def _ancestors(directory: Path | None, point: Path) -> Iterator[Path]:
         directory = directory.parent
 
 
+def upwards(directory: Path) -> Iterator[Path]:
+    """Iterate over a cgroup and all above it that may have limits."""
+    return _ancestors(directory, _point(directory))
+
+
 def _reclaimable(directory: Path) -> int:
     """Return the bytes of page cache that make way by themselves."""
     keys = {"total_inactive_file", "total_active_file"}  # version 1

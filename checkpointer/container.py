@@ -7,6 +7,7 @@ import time
 from checkpointer import (
     cgroups,
     containers,
+    cpu,
     errors,
     images,
     lazy,
@@ -52,6 +53,7 @@ class Container:
         image: Its committed image, while it sleeps or its pages are still being drained.
         drain: Its page daemon, while pages are still being brought in.
         ports: Those on which it listens, when last looked at.
+        meter: What CPU it uses.
         tally: What was counted since the daemon took it over.
         dozes: The same of its dry run.
         called_off: Set when a sleep must stop before its commit; says why in `off_cause`.
@@ -67,6 +69,7 @@ class Container:
     image: images.Image | None = None
     drain: lazy.Drain | None = None
     times: Times = dataclasses.field(default_factory=Times)
+    meter: cpu.Meter = dataclasses.field(default_factory=cpu.Meter)
     tally: Tally = dataclasses.field(default_factory=Tally)
     dozes: Dozes = dataclasses.field(default_factory=Dozes)
     ports: frozenset[Port] = frozenset()

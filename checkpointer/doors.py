@@ -7,10 +7,11 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from checkpointer import errors, processes, traffic
+from checkpointer import errors, processes
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.kinds import Kind
+from checkpointer.traffic import Traffic
 from redirector import sockets
 from redirector.hold import Hold
 
@@ -108,8 +109,11 @@ def last_look(container: Container, table: list[sockets.Socket], own: set[int]) 
     if sockets.unread(table, own):
         raise CalledOff("udp")
     # Whatever came in before everything was held is being worked on, and nobody would wake it to go on.
-    if port := traffic.came_after(container, table, own, container.quiet):
+    seen = Traffic(container, table, own)
+    if port := seen.came_after(container.quiet):
         raise CalledOff("udp" if port.proto == "udp" else "tcp-data")
+    if container.record.policy.connections == "wait" and seen.inbound():
+        raise CalledOff("tcp-connect")
 
 
 def check(container: Container) -> None:

@@ -7,12 +7,12 @@ exec is seen when it happens, and goes on at once.
 
 import time
 
-from checkpointer import cgroups, doors, processes, sleep, traffic
+from checkpointer import cgroups, doors, processes, sleep
 from checkpointer.container import Container
 from checkpointer.doze import Doze
 from checkpointer.engine import Engine
+from checkpointer.traffic import Traffic
 from redirector import sockets
-from redirector.endpoints import Connection
 
 LOOK = 1.0
 """Seconds between looks for what would wake it."""
@@ -30,9 +30,9 @@ def begin(container: Container, engine: Engine) -> None:
     application = doors.application(container)
     engine.execs.hold(container.record.id, container.record.pid, wait=False)
     own = processes.socket_inodes(processes.tree(application))
-    table = sockets.table(application)
+    clients = Traffic(container, sockets.table(application), own).clients()
     memory = cgroups.charged(container.record.pid)
-    container.dozes.begin(Doze(container.quiet, memory, _clients(container, table, own)))
+    container.dozes.begin(Doze(container.quiet, memory, clients))
 
 
 def wake(container: Container) -> str | None:
@@ -46,11 +46,11 @@ def wake(container: Container) -> str | None:
         return None
     own = processes.socket_inodes(processes.tree(application))
     table = sockets.table(application, talks=True)
-    came = traffic.came_after(container, table, own, doze.since)
+    seen = Traffic(container, table, own)
+    came = seen.came_after(doze.since)
     if came is not None and came.proto == "udp":
         return "udp"
-    clients = _clients(container, table, own)
-    if clients - doze.connections or sockets.pending(table, container.heeded):
+    if seen.clients() - doze.connections or sockets.pending(table, container.heeded):
         return "tcp-connect"
     if came is None:
         return None
@@ -67,10 +67,3 @@ def _talked(table: list[sockets.Socket], own: set[int], doze: Doze) -> bool:
         for found in table
         if found.inode in own and found.connection() in doze.connections
     )
-
-
-def _clients(
-    container: Container, table: list[sockets.Socket], own: set[int]
-) -> frozenset[Connection]:
-    heeded = {port.number for port in container.heeded if port.proto == "tcp"}
-    return frozenset(c for c in sockets.connections(table, own) if c.local_port in heeded)

@@ -1,11 +1,30 @@
-"""When may a container sleep: a pure decision from what was seen of its traffic."""
+"""When may a container sleep: a pure decision from what was seen of it."""
 
 import dataclasses
+import enum
 from collections.abc import Iterable
 
-MAX_REQUEST = 600.0
-"""Seconds for which an unanswered request or an unread answer keeps a container awake; longer, and the client is taken
-for gone."""
+from checkpointer.policy import Policy
+
+PREFIX = "zeropod.ctrox.dev"
+
+GRACE = 10.0
+"""Seconds by which an ignored peer that waits for its answer delays a sleep at most: as long as a scraper waits. It is
+looked at again every `GLANCE` seconds, since most answers take less than one of them."""
+
+GLANCE = 0.25
+"""Seconds until a sleep that is about to be is looked at again."""
+
+PATIENCE = 10.0
+"""Seconds between looks at what ends without traffic: a connection, a program that computes."""
+
+
+class Asks(enum.Enum):
+    """Whose payload is a question that the other side answers."""
+
+    PEER = "peer"  # a client's
+    APPLICATION = "application"  # its own, on a connection that it opened
+    NOBODY = "nobody"  # a datagram alone opens no request
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -15,12 +34,12 @@ class Seen:
     Attributes:
         incoming: Towards the application.
         outgoing: From it.
-        answers: Whether the protocol answers what it is sent (TCP); a datagram alone opens no request.
+        asks: Who opens a request there.
     """
 
     incoming: float
     outgoing: float
-    answers: bool = True
+    asks: Asks = Asks.PEER
 
     @property
     def last(self) -> float:
@@ -29,8 +48,43 @@ class Seen:
 
     @property
     def open_since(self) -> float | None:
-        """When the request that was not answered yet came in; None without one."""
-        return self.incoming if self.answers and self.incoming > self.outgoing else None
+        """When the request was sent that is not answered yet; None without one."""
+        if self.asks is Asks.PEER and self.incoming > self.outgoing:
+            return self.incoming
+        if self.asks is Asks.APPLICATION and self.outgoing > self.incoming:
+            return self.outgoing
+        return None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Facts:
+    """What was seen of a container.
+
+    Attributes:
+        since: When it started or woke, which counts as activity.
+        seen: Its ports and connections.
+        ignored: Connections of peers, or to ports, that the policy ignores.
+        unsent: Bytes on their way to its peers. Asleep it would not send them, and an ACK does not wake.
+        unsent_ignored: The same, to ignored peers.
+        opening: Connections that it tries to open.
+        inbound: Open connections of its clients.
+        sessions: Processes in the container that are not the application's (kubectl exec).
+        worked: When it was last seen to use more CPU than the policy's threshold; 0 = never.
+        work: What it used then, for people.
+        spared: Since when it is awake only for an ignored peer; 0 = it is not.
+    """
+
+    since: float
+    seen: tuple[Seen, ...] = ()
+    ignored: tuple[Seen, ...] = ()
+    unsent: int = 0
+    unsent_ignored: int = 0
+    opening: int = 0
+    inbound: int = 0
+    sessions: int = 0
+    worked: float = 0.0
+    work: str = ""
+    spared: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,44 +94,69 @@ class Idle:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Busy:
-    """It may not sleep before `until` (monotonic seconds); `because` is for people."""
+    """It may not sleep before `until` (monotonic seconds); `because` is for people.
+
+    Attributes:
+        spares: Whether it is only an ignored peer.
+    """
 
     until: float
     because: str
+    spares: bool = False
 
 
-def decide(
-    now: float,
-    *,
-    scaledown: float,
-    since: float,
-    seen: Iterable[Seen],
-    sessions: int,
-    unsent: int = 0,
-) -> Idle | Busy:
-    """Whether a container is idle.
-
-    Args:
-        now: Monotonic seconds.
-        scaledown: Seconds without payload before it may sleep.
-        since: When it started or woke, which counts as activity.
-        seen: Its listening ports and its own outbound connections.
-        sessions: Processes in the container that are not the application's (kubectl exec).
-        unsent: Bytes on their way to its peers. Asleep it would not send them, and an ACK does not wake.
-    """
-    if sessions:
-        return Busy(now + scaledown, f"{sessions} exec session(s)")
-    ports = list(seen)
-    opened = [s.open_since for s in ports if s.open_since is not None]
-    if opened and now < max(opened) + MAX_REQUEST:
-        # The answer may come at any moment and starts the clock anew; looking once a period is enough.
-        return Busy(min(now + scaledown, max(opened) + MAX_REQUEST), "a request is being answered")
-    last = max([since, *(s.last for s in ports)])
+def decide(now: float, facts: Facts, policy: Policy) -> Idle | Busy:
+    """Whether a container is idle now (monotonic seconds)."""
+    scaledown = policy.scaledown
+    if facts.sessions:
+        return Busy(now + scaledown, f"{facts.sessions} exec session(s)")
+    # The answer may come at any moment and starts the clock anew; looking once a period is enough.
+    for asks, because in _WAITING.items():
+        asked = _asked(facts.seen, asks)
+        if asked is not None and now < asked + policy.max_request:
+            return Busy(min(now + scaledown, asked + policy.max_request), because)
+    traffic = max([facts.since, *(s.last for s in facts.seen)])
+    last = max(traffic, facts.worked)
     if now < last + scaledown:
-        return Busy(last + scaledown, f"last traffic {now - last:.0f} s ago")
-    if unsent and now < last + MAX_REQUEST:
+        because = facts.work if last > traffic else f"last traffic {now - last:.0f} s ago"
+        return Busy(last + scaledown, because)
+    if facts.unsent and now < last + policy.max_request:
         return Busy(
-            min(now + scaledown, last + MAX_REQUEST),
-            f"its peers have not acknowledged {unsent} bytes yet",
+            min(now + scaledown, last + policy.max_request),
+            f"its peers have not acknowledged {facts.unsent} bytes yet",
         )
+    if facts.opening and now < last + policy.max_request:
+        return Busy(now + min(scaledown, GLANCE), f"it is opening {facts.opening} connection(s)")
+    if policy.connections == "wait" and facts.inbound:
+        return Busy(
+            now + min(scaledown, PATIENCE),
+            f"{facts.inbound} connection(s) of its clients are open, and {PREFIX}/connections is wait",
+        )
+    asked = _asked(facts.ignored, Asks.PEER)
+    waiting = facts.unsent_ignored or (asked is not None and now < asked + GRACE)
+    if waiting and now < (facts.spared or now) + GRACE:
+        return Busy(now + GLANCE, "an ignored peer is being answered", spares=True)
     return Idle()
+
+
+_WAITING = {
+    Asks.PEER: "a request is being answered",
+    Asks.APPLICATION: "it waits for the answer to a request of its own",
+}
+
+
+def _asked(seen: Iterable[Seen], asks: Asks) -> float | None:
+    """When the youngest request was sent that has no answer yet."""
+    opened = (s.open_since for s in seen if s.asks is asks)
+    return max((since for since in opened if since is not None), default=None)
+
+
+def early(now: float, until: float, policy: Policy) -> float:
+    """When to look, if nothing else happens before `until`.
+
+    CPU is measured from look to look, so a look shortly before the one that decides makes that one speak of the last
+    moments, not of the whole period.
+    """
+    if policy.cpu_threshold and until - now > 2 * PATIENCE:
+        return until - PATIENCE
+    return until

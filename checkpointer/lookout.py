@@ -9,10 +9,11 @@ import logging
 import time
 from collections.abc import Callable
 
-from checkpointer import dryrun, errors, idle, processes, traffic
+from checkpointer import cpu, dryrun, errors, idle, processes
 from checkpointer.container import Container
 from checkpointer.jobs import Jobs
 from checkpointer.lifecycle import State
+from checkpointer.traffic import Traffic
 from redirector import sockets
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Lookout:
         self._wanted = wanted
         self._timer: asyncio.TimerHandle | None = None
         self._no_port = NO_PORT_LOOK[0]
+        self._spared = 0.0
 
     def look_in(self, seconds: float) -> None:
         """Look after so many seconds, instead of any other time."""
@@ -104,7 +106,8 @@ class Lookout:
                 self._idle()
             case idle.Busy(until, because):
                 container.busy = because
-                self.look_in(max(0.05, until - time.monotonic()))
+                now = time.monotonic()
+                self.look_in(max(0.05, idle.early(now, until, container.record.policy) - now))
             case str(cause):
                 self._wanted(cause)
 
@@ -130,11 +133,30 @@ class Lookout:
             self._no_port = min(NO_PORT_LOOK[1], self._no_port * 2)
             return idle.Busy(now + self._no_port, because)
         self._no_port = NO_PORT_LOOK[0]
-        return idle.decide(
-            now,
-            scaledown=container.record.policy.scaledown,
+        self._measure(now)
+        seen = Traffic(container, table, inodes)
+        facts = idle.Facts(
             since=container.active,
-            seen=traffic.seen(container, table, inodes),
+            seen=seen.seen(),
+            ignored=seen.ignored(),
+            unsent=seen.unsent(ignored=False),
+            unsent_ignored=seen.unsent(ignored=True),
+            opening=seen.opening(),
+            inbound=seen.inbound(),
             sessions=len(container.sessions()),
-            unsent=sockets.unsent(table, inodes),
+            worked=container.meter.busy,
+            work=container.meter.words,
+            spared=self._spared,
         )
+        decision = idle.decide(now, facts, container.record.policy)
+        spares = isinstance(decision, idle.Busy) and decision.spares
+        self._spared = (self._spared or now) if spares else 0.0
+        return decision
+
+    def _measure(self, now: float) -> None:
+        """Note how much CPU it has used since the last look."""
+        container = self._container
+        threshold = container.record.policy.cpu_threshold
+        used = cpu.usage(container.record.pid) if threshold else None
+        if used is not None:
+            container.meter.look(now, used, threshold=threshold, since=container.active)

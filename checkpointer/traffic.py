@@ -2,69 +2,115 @@
 
 import time
 from collections.abc import Container as Contains
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from checkpointer.container import Container
-from checkpointer.idle import Seen
-from redirector import sockets
-from redirector.endpoints import Activity, Port
-from redirector.sockets import Socket
+from checkpointer.idle import Asks, Seen
+from redirector.endpoints import Activity, Connection, Port
+from redirector.sockets import Socket, State
 
 CLOCK = 1e9
 """The datapath's times are nanoseconds."""
 
 
-def seen(container: Container, table: list[Socket], inodes: Contains[int]) -> list[Seen]:
-    """Traffic by port, its own outbound connections included, and by each connection that it serves.
+class Traffic:
+    """One look at the traffic of a container.
 
     A port alone does not tell that one of two clients still waits for its answer; a connection alone, whose clock
-    ticks every few milliseconds, does not tell a question from the answer right before it.
+    ticks every few milliseconds, does not tell a question from the answer right before it. So both are looked at.
 
     Args:
         container: Whose `ports` are known.
         table: Of its network namespace, with talks.
         inodes: Of its sockets.
     """
-    ports = [
-        Seen(
-            times.last_in / CLOCK,
-            times.last_out / CLOCK,
-            answers=port.proto == "tcp" and port in container.heeded,
+
+    def __init__(self, container: Container, table: list[Socket], inodes: Contains[int]) -> None:
+        self._container = container
+        self._own = [found for found in table if found.inode in inodes]
+        self._heeded = container.heeded
+        self._now = time.monotonic()
+
+    def seen(self) -> tuple[Seen, ...]:
+        """Its ports, and its connections in both directions, but those that it ignores."""
+        return (*self._ports(), *self._talks(ignored=False))
+
+    def ignored(self) -> tuple[Seen, ...]:
+        """Connections of ignored peers and to ports that are not heeded."""
+        return tuple(self._talks(ignored=True))
+
+    def unsent(self, *, ignored: bool) -> int:
+        """Bytes on their way to its peers."""
+        return sum(found.tx_queue for found in self._connections(ignored=ignored))
+
+    def opening(self) -> int:
+        """Connections that it tries to open; the answer to its SYN would not wake it."""
+        return sum(found.state is State.SYN_SENT for found in self._connections(ignored=False))
+
+    def inbound(self) -> int:
+        """Open connections of its clients, but those that it ignores."""
+        return sum(
+            found.state is State.ESTABLISHED and self._serves(found)
+            for found in self._connections(ignored=False)
         )
-        for port, times in _activity(container, table, inodes).items()
-    ]
-    return ports + list(_talks(container, table, inodes, time.monotonic()))
+
+    def clients(self) -> frozenset[Connection]:
+        """Connections of its clients, also those that are ending, but not those that it ignores."""
+        found = self._connections(ignored=False)
+        return frozenset(client.connection() for client in found if self._serves(client))
+
+    def came_after(self, moment: float) -> Port | None:
+        """A port to which payload came after a moment (monotonic seconds), None if there is none.
+
+        What goes out does not count: while everything is held, ACKs are too, and the kernel sends the last answer
+        again.
+        """
+        for port, times in self._activity().items():
+            if times.last_in / CLOCK > moment:
+                return port
+        return None
+
+    def _ports(self) -> Iterator[Seen]:
+        for port, times in self._activity().items():
+            asks = Asks.PEER if port in self._heeded else Asks.APPLICATION
+            if port.proto == "udp":
+                asks = Asks.NOBODY
+            yield Seen(times.last_in / CLOCK, times.last_out / CLOCK, asks)
+
+    def _talks(self, *, ignored: bool) -> Iterator[Seen]:
+        for found in self._connections(ignored=ignored):
+            if talk := found.talk:
+                yield Seen(
+                    self._now - talk.last_in if talk.last_in is not None else 0.0,
+                    self._now - talk.last_out if talk.last_out is not None else 0.0,
+                    Asks.PEER if self._serves(found) else Asks.APPLICATION,
+                )
+
+    def _activity(self) -> dict[Port, Activity]:
+        """By port: those that are heeded, and those from which it calls others."""
+        calling = {
+            _port(found)
+            for found in self._own
+            if found.local.port and _port(found) not in self._container.ports
+        }
+        return self._container.pod.activity(self._heeded | calling)
+
+    def _connections(self, *, ignored: bool) -> Iterator[Socket]:
+        for found in self._own:
+            if (
+                found.proto == "tcp"
+                and found.state is not State.LISTEN
+                and self._ignores(found) == ignored
+            ):
+                yield found
+
+    def _ignores(self, found: Socket) -> bool:
+        unheeded = self._serves(found) and _port(found) not in self._heeded
+        return unheeded or self._container.pod.ignored.has_ip(found.remote.ip)
+
+    def _serves(self, found: Socket) -> bool:
+        return _port(found) in self._container.ports
 
 
-def _talks(
-    container: Container, table: list[Socket], inodes: Contains[int], now: float
-) -> Iterable[Seen]:
-    heeded = container.heeded
-    for found in table:
-        talk = found.talk
-        served = Port(found.proto, found.local.port) in heeded
-        if talk is not None and served and found.inode in inodes:
-            yield Seen(
-                now - talk.last_in if talk.last_in is not None else 0.0,
-                now - talk.last_out if talk.last_out is not None else 0.0,
-            )
-
-
-def came_after(
-    container: Container, table: list[Socket], inodes: Contains[int], moment: float
-) -> Port | None:
-    """A port to which payload came after a moment (monotonic seconds), None if there is none.
-
-    What goes out does not count: while everything is held, ACKs are too, and the kernel sends the last answer again.
-    """
-    for port, times in _activity(container, table, inodes).items():
-        if times.last_in / CLOCK > moment:
-            return port
-    return None
-
-
-def _activity(
-    container: Container, table: list[Socket], inodes: Contains[int]
-) -> dict[Port, Activity]:
-    outbound = {Port("tcp", c.local_port) for c in sockets.connections(table, inodes)}
-    return container.pod.activity(container.heeded | outbound)
+def _port(found: Socket) -> Port:
+    return Port(found.proto, found.local.port)

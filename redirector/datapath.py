@@ -137,6 +137,11 @@ class Pod:
             port: Activity(*times) if times else Activity(0, 0) for port, times in found.items()
         }
 
+    @property
+    def ignored(self) -> Ignored:
+        """Whose traffic is neither activity nor a wake."""
+        return self._state.ignored
+
     def ignore(self, ignored: Ignored) -> None:
         """Say whose traffic is neither activity nor a wake, from now on; holds that exist learn it at their next phase."""
         with self._lock:

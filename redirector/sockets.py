@@ -225,15 +225,6 @@ def lingering(sockets: Iterable[Socket]) -> set[int]:
     }
 
 
-def unsent(sockets: Iterable[Socket], inodes: Container[int]) -> int:
-    """Count bytes on the way to a peer on the connections of the owner of `inodes`."""
-    return sum(
-        found.tx_queue
-        for found in sockets
-        if found.proto == "tcp" and found.inode in inodes and found.state is not State.LISTEN
-    )
-
-
 def unread(sockets: Iterable[Socket], inodes: Container[int]) -> int:
     """Count bytes of datagrams that the owner of `inodes` has not read; criu does not save them."""
     return sum(

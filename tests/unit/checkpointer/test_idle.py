@@ -1,12 +1,19 @@
 """When a container may sleep."""
 
-from checkpointer.idle import Busy, Idle, Seen, decide
+import pytest
+
+from checkpointer.idle import Asks, Busy, Facts, Idle, Seen, decide, early
+from checkpointer.policy import Policy
 
 
-def when(now, *seen, since=0.0, sessions=0, scaledown=60.0, unsent=0):
-    return decide(
-        now, scaledown=scaledown, since=since, seen=seen, sessions=sessions, unsent=unsent
-    )
+def when(now, *seen, since=0.0, scaledown=60.0, policy=None, **facts):
+    policy = {"scaledown": scaledown, **(policy or {})}
+    return decide(now, Facts(since=since, seen=seen, **facts), Policy(**policy))
+
+
+def own(incoming, outgoing):
+    """Of a connection that the application opened."""
+    return Seen(incoming, outgoing, Asks.APPLICATION)
 
 
 def test_it_is_idle_one_scaledown_duration_after_the_last_payload_in_any_direction():
@@ -32,9 +39,35 @@ def test_a_request_without_an_answer_keeps_it_awake_for_ten_minutes():
     assert when(701.0, Seen(100.0, 50.0)) == Idle()
 
 
+@pytest.mark.parametrize(("limit", "asleep"), [(0.0, 161.0), (120.0, 221.0), (3600.0, 3701.0)])
+def test_max_request_says_how_long_an_answer_is_waited_for(limit, asleep):
+    """Whichever is longer, it or the scaledown-duration; it is looked at when the request has had its time."""
+    policy = {"max_request": limit}
+    before = when(asleep - 2, Seen(100.0, 50.0), policy=policy)
+    assert isinstance(before, Busy)
+    assert before.until <= asleep
+    assert when(asleep, Seen(100.0, 50.0), policy=policy) == Idle()
+
+
+def test_a_request_of_its_own_keeps_it_awake():
+    """The database's answer would come to nobody; once it has come it is traffic like any other."""
+    decision = when(190.0, own(50.0, 100.0))
+
+    assert isinstance(decision, Busy)
+    assert "answer to a request of its own" in decision.because
+    assert when(701.0, own(50.0, 100.0)) == Idle()
+    assert when(190.0, own(100.0, 50.0)) == Idle()
+
+
+def test_a_stream_from_the_server_is_activity_and_no_request():
+    """Each piece counts for a scaledown-duration."""
+    assert isinstance(when(150.0, Seen(10.0, 100.0)), Busy)
+    assert when(160.0, Seen(10.0, 100.0)) == Idle()
+
+
 def test_a_datagram_that_is_never_answered_is_no_open_request():
     """A statsd sink sleeps after its scaledown-duration."""
-    assert when(161.0, Seen(100.0, 0.0, answers=False)) == Idle()
+    assert when(161.0, Seen(100.0, 0.0, Asks.NOBODY)) == Idle()
 
 
 def test_an_exec_session_keeps_it_awake():
@@ -53,6 +86,52 @@ def test_an_answer_that_is_not_read_keeps_it_awake_for_ten_minutes():
     assert when(701.0, Seen(90.0, 100.0), unsent=5) == Idle()
 
 
+def test_a_connection_that_it_opens_keeps_it_awake():
+    """The answer to its SYN would not wake it; who never answers is given up."""
+    assert isinstance(when(300.0, Seen(90.0, 100.0), opening=1), Busy)
+    assert when(701.0, Seen(90.0, 100.0), opening=1) == Idle()
+
+
 def test_one_open_request_among_answered_ones_keeps_it_awake():
     """One client's answer is not the other's."""
     assert isinstance(when(200.0, Seen(120.0, 130.0), Seen(100.0, 0.0)), Busy)
+
+
+def test_work_counts_as_traffic():
+    """It sleeps one duration after it was last seen to compute, and says what it used."""
+    assert when(150.0, Seen(10.0, 20.0), worked=100.0, work="it used 1 core") == Busy(
+        160.0, "it used 1 core"
+    )
+    assert when(160.0, Seen(10.0, 20.0), worked=100.0) == Idle()
+
+
+def test_wait_waits_for_its_clients_to_hang_up():
+    """Only where the policy says so; it is looked at again soon, since the end of a connection is no traffic."""
+    assert when(160.0, Seen(90.0, 100.0), inbound=2) == Idle()
+    decision = when(160.0, Seen(90.0, 100.0), inbound=2, policy={"connections": "wait"})
+    assert isinstance(decision, Busy)
+    assert decision.until <= 170.0
+    assert "2 connection(s)" in decision.because
+
+
+def test_what_is_ignored_is_no_traffic():
+    """Neither an answer of a moment ago nor one that is due for long."""
+    assert when(160.0, Seen(90.0, 100.0), ignored=(Seen(158.0, 159.0), Seen(100.0, 0.0))) == Idle()
+
+
+def test_an_ignored_request_is_answered_first():
+    """The sleep waits a moment for it, and not for ever: neither for one that hangs nor for one after the other."""
+    decision = when(160.0, Seen(90.0, 100.0), ignored=(Seen(159.9, 145.0),))
+    assert isinstance(decision, Busy)
+    assert decision.until < 161.0
+    assert isinstance(when(160.0, Seen(90.0, 100.0), unsent_ignored=5), Busy)
+    assert decision.spares
+    assert when(165.0, Seen(90.0, 100.0), ignored=(Seen(154.0, 145.0),)) == Idle()
+    assert when(170.0, Seen(90.0, 100.0), ignored=(Seen(169.9, 169.0),), spared=160.0) == Idle()
+
+
+def test_a_look_before_the_last_one_makes_the_cpu_time_recent():
+    """Unless the period is short anyway, or nobody asks for it."""
+    assert early(100.0, 160.0, Policy(cpu_threshold=0.1)) == 150.0
+    assert early(150.0, 160.0, Policy(cpu_threshold=0.1)) == 160.0
+    assert early(100.0, 160.0, Policy(cpu_threshold=0.0)) == 160.0

@@ -3,36 +3,52 @@
 import time
 import types
 
-from checkpointer import traffic
-from checkpointer.idle import Busy, Idle, decide
+import pytest
+
+from checkpointer.idle import Busy, Facts, Idle, decide
+from checkpointer.policy import Policy
+from checkpointer.traffic import Traffic
 from redirector.endpoints import Activity, Port
+from redirector.ignored import Ignored
 from redirector.sockets import Endpoint, Socket, State, Talk
 
 WEB = Port("tcp", 80)
-LISTENER = Socket("tcp", State.LISTEN, Endpoint("::", 80), Endpoint("::", 0), 1, 0)
+LISTENER = Socket("tcp", State.LISTEN, Endpoint("::", 80), Endpoint("::", 0), 1, 0, 128)
 
 
-def connection(number, talk=None, *, port=80):
+def connection(number, talk=None, *, port=80, state=State.ESTABLISHED, unsent=0):
     ends = Endpoint("10.0.0.2", port), Endpoint("10.0.0.1", 50000 + number)
-    return Socket("tcp", State.ESTABLISHED, *ends, number, 0, 0, talk)
+    return Socket("tcp", state, *ends, number, 0, unsent, talk)
 
 
-def container(**activity):
+def container(*, policy=None, **activity):
     """What `traffic` needs of one: its ports, and the datapath's clocks by port (seconds ago)."""
     now = time.monotonic_ns()
+    policy = Policy(**policy or {})
     clocks = {
-        Port("tcp", int(name[1:])): Activity(*(now - int(1e9 * ago) for ago in times))
+        Port("udp" if name[0] == "u" else "tcp", int(name[1:])): Activity(
+            *(now - int(1e9 * ago) for ago in times)
+        )
         for name, times in activity.items()
     }
+    ports = frozenset([WEB])
     pod = types.SimpleNamespace(
-        activity=lambda ports: {port: clocks.get(port, Activity(0, 0)) for port in ports}
+        activity=lambda asked: {port: clocks.get(port, Activity(0, 0)) for port in asked},
+        ignored=Ignored.of(policy.ignore_from),
     )
-    return types.SimpleNamespace(ports=frozenset([WEB]), heeded=frozenset([WEB]), pod=pod)
+    heeded = frozenset(filter(policy.heeds, ports))
+    return types.SimpleNamespace(ports=ports, heeded=heeded, pod=pod)
 
 
-def is_idle(owner, *table):
-    seen = traffic.seen(owner, [LISTENER, *table], range(100))
-    return decide(time.monotonic(), scaledown=5.0, since=0.0, seen=seen, sessions=0)
+def look(owner, *table):
+    return Traffic(owner, [LISTENER, *table], range(100))
+
+
+def judge(owner, *table):
+    """What becomes of it five seconds after the last traffic."""
+    seen = look(owner, *table)
+    facts = Facts(since=0.0, seen=seen.seen(), ignored=seen.ignored())
+    return decide(time.monotonic(), facts, Policy(scaledown=5.0))
 
 
 def test_a_client_that_still_waits_is_found_behind_one_that_was_answered():
@@ -40,32 +56,85 @@ def test_a_client_that_still_waits_is_found_behind_one_that_was_answered():
     answered = connection(2, Talk(last_in=20.1, last_out=20.0))
     waiting = connection(3, Talk(last_in=30.0, last_out=None))
 
-    assert is_idle(container(p80=(20.1, 20.0)), answered) == Idle()
-    assert isinstance(is_idle(container(p80=(20.1, 20.0)), answered, waiting), Busy)
+    assert judge(container(p80=(20.1, 20.0)), answered) == Idle()
+    assert isinstance(judge(container(p80=(20.1, 20.0)), answered, waiting), Busy)
 
 
 def test_a_connection_that_never_spoke_asks_nothing():
     """Open and silent, or restored: no request."""
-    assert is_idle(container(p80=(20.1, 20.0)), connection(2, Talk(None, None))) == Idle()
+    assert judge(container(p80=(20.1, 20.0)), connection(2, Talk(None, None))) == Idle()
 
 
 def test_the_port_tells_what_falls_into_one_tick_of_the_connections_clock():
-    """The next question right after an answer looks simultaneous on the connection."""
+    """The next question right after an answer looks simultaneous on the connection; inbound and outbound."""
     pair = connection(2, Talk(last_in=20.0, last_out=20.0))
+    own = connection(2, Talk(last_in=20.0, last_out=20.0), port=40000)
 
-    assert isinstance(is_idle(container(p80=(20.0, 20.001)), pair), Busy)
+    assert isinstance(judge(container(p80=(20.0, 20.001)), pair), Busy)
+    assert isinstance(judge(container(p40000=(20.001, 20.0)), own), Busy)
 
 
 def test_outbound_traffic_counts():
-    """Payload on a connection that it opened itself, to a port it does not serve."""
+    """Payload on a connection that it opened itself, to a port it does not serve; a datagram from a port of its own."""
     own = connection(2, port=40000)
+    ends = Endpoint("10.0.0.2", 40001), Endpoint("10.0.0.1", 53)
+    asking = Socket("udp", State.ESTABLISHED, *ends, 3, 0)
 
-    assert isinstance(is_idle(container(p40000=(1.0, 2.0)), own), Busy)
+    assert isinstance(judge(container(p40000=(1.0, 2.0)), own), Busy)
+    assert isinstance(judge(container(u40001=(2.0, 1.0)), asking), Busy)
+    assert judge(container(u40001=(30.0, 20.0)), asking) == Idle()
+
+
+def test_its_own_question_waits_for_its_answer():
+    """Whatever its port's clock was made to forget, its connection's tells."""
+    asking = connection(2, Talk(last_in=50.0, last_out=20.0), port=40000)
+    answered = connection(2, Talk(last_in=20.0, last_out=50.0), port=40000)
+
+    assert isinstance(judge(container(), asking), Busy)
+    assert judge(container(), answered) == Idle()
+
+
+@pytest.mark.parametrize("policy", [{"ignore_from": ["10.0.0.0/24"]}, {"ignore_ports": [80]}])
+def test_what_the_policy_ignores_is_set_apart(policy):
+    """By the peer's address or by the port: no activity, no open request; it is only let finish."""
+    asking = Talk(last_in=0.5, last_out=1.0), Talk(last_in=30.0, last_out=40.0)
+    recent, old = connection(2, asking[0], unsent=7), connection(3, asking[1])
+    owner = container(policy=policy, p80=(9.0, 9.0))
+
+    assert judge(owner, old) == Idle()
+    assert isinstance(judge(owner, recent), Busy)
+    seen = look(owner, recent)
+    assert (seen.unsent(ignored=False), seen.unsent(ignored=True)) == (0, 7)
+    assert seen.inbound() == 0
+
+
+def test_clients_are_counted():
+    """Open connections to its ports: none that it opened, none that has ended."""
+    table = [
+        connection(2),
+        connection(3),
+        connection(4, state=State.CLOSE_WAIT),
+        connection(5, port=40000),
+        connection(200),
+    ]
+    assert look(container(), *table).inbound() == 2
+
+
+def test_unsent_is_what_its_peers_have_not_acknowledged():
+    """Bytes of its connections; for a listener the same field is the length its queue may have."""
+    table = [connection(2, unsent=1000), connection(3, port=40000, unsent=24)]
+    assert look(container(), *table, connection(200, unsent=9)).unsent(ignored=False) == 1024
+
+
+def test_connections_that_it_opens_are_counted():
+    """Not those that others open."""
+    table = [connection(2, port=40000, state=State.SYN_SENT), connection(3, state=State.SYN_RECV)]
+    assert look(container(), *table).opening() == 1
 
 
 def test_payload_that_came_after_a_moment_is_found():
     """An answer that is sent again is nothing that came."""
-    owner, table = container(p80=(3.0, 2.0)), [LISTENER]
+    seen = look(container(p80=(3.0, 2.0)))
 
-    assert traffic.came_after(owner, table, {1}, time.monotonic() - 3.5) == WEB
-    assert traffic.came_after(owner, table, {1}, time.monotonic() - 2.5) is None
+    assert seen.came_after(time.monotonic() - 3.5) == WEB
+    assert seen.came_after(time.monotonic() - 2.5) is None

@@ -103,17 +103,6 @@ def test_lingering_are_ports_of_connections_that_ended():
     assert sockets.lingering(sockets.parse(b"".join(table), "tcp")) == {81, 82}
 
 
-def test_unsent_is_what_the_owners_peers_have_not_acknowledged():
-    """Bytes of its connections; for a listener the same field is the length its queue may have."""
-    table = [
-        message((POD, 80), ANY4, State.LISTEN, 1, unsent=128),
-        message((POD, 80), (NODE, 50000), State.ESTABLISHED, 1, unsent=1000),
-        message((POD, 80), (NODE, 50001), State.CLOSE_WAIT, 2, unsent=24),
-        message((POD, 80), (NODE, 50002), State.ESTABLISHED, 3, unsent=9),
-    ]
-    assert sockets.unsent(sockets.parse(b"".join(table), "tcp"), {1, 2}) == 1024
-
-
 def test_unread_is_what_the_owners_datagram_sockets_hold():
     """Bytes of datagrams only: criu saves what TCP has received."""
     datagrams = [
