@@ -29,6 +29,7 @@ from checkpointer import (
 from checkpointer.actor import Actor
 from checkpointer.container import Container
 from checkpointer.engine import Engine
+from checkpointer.farewell import Farewell
 from checkpointer.lifecycle import State
 from checkpointer.policy import Policy
 from redirector.ignored import Ignored
@@ -72,6 +73,7 @@ class Node:
         self._news = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
         self._swept = False
+        self._farewell = Farewell(engine.datapath, self._pool)
 
     # --- taking over -------------------------------------------------------------------------------------------------
 
@@ -133,7 +135,8 @@ class Node:
         await self._loop.run_in_executor(self._pool, lambda: self.engine.store.gc(known))
         pods = {record.sandbox_id for record in self._known.values()}
         for sandbox_id in set(datapath.sandboxes()) - pods:
-            datapath.forget(sandbox_id)
+            self._farewell.forget(sandbox_id)
+        await self._farewell.all_over()
         for held in datapath.holds():
             if held.container_id not in self._known:
                 datapath.abandon(held.sandbox_id, held.container_id)
@@ -182,6 +185,7 @@ class Node:
             task.add_done_callback(lambda _: self._adopting.pop(record.id, None))
 
     async def _adopt(self, record: containers.Record) -> None:
+        await self._farewell.over(record.sandbox_id)
         try:
             pidfd = os.pidfd_open(record.pid)
         except ProcessLookupError:
@@ -257,8 +261,7 @@ class Node:
     def _forget_pod(self, sandbox_id: str) -> None:
         """Let a pod go unless something of it is managed, or is being taken over at this moment."""
         if not any(r.pid and r.sandbox_id == sandbox_id for r in self._known.values()):
-            # On the loop, although it takes some 50 ms: a container of that pod must not be taken over meanwhile.
-            self.engine.datapath.forget(sandbox_id)
+            self._farewell.forget(sandbox_id)
             self.engine.pod_locks.pop(sandbox_id, None)
 
     def _task(self, job: Any) -> None:
@@ -280,6 +283,7 @@ class Node:
     async def close(self) -> None:
         """Finish what is being done; nobody is woken: the maps go on holding what sleeps."""
         await asyncio.gather(*(actor.close() for actor in self._actors.values()))
+        await self._farewell.all_over()
         self._pool.shutdown()
 
     def view(self) -> metrics.View:

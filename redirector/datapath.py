@@ -35,6 +35,7 @@ from redirector.raw import Raw
 from redirector.registry import Loopback, Registry
 from redirector.settings import Settings
 from redirector.tap import Tap
+from redirector.turns import Turns
 
 T = TypeVar("T")
 
@@ -281,8 +282,8 @@ class Datapath:
         self._registry = Registry(opened)
         self._programs = Programs(where, syscall.bpf_map_info(opened.holds.fd).id)
         self._settings = settings
-        self._lock = threading.Lock()
         self._pods: dict[str, Pod] = {}
+        self._turns = Turns()
 
     @classmethod
     def open(cls, root: Path, settings: Settings | None = None) -> Datapath:
@@ -316,36 +317,39 @@ class Datapath:
             AttachError: a filter was refused.
             FullError: there are too many pods on this node.
         """
-        with self._lock:
+        with self._turns.of(sandbox_id):
             pod = self._pods.get(sandbox_id)
             if pod is None:
                 slot = self._registry.slot(sandbox_id, netns.inode(pid))
                 pod = Pod(PodState(self._registry, slot), self._programs, self._settings)
                 self._pods[sandbox_id] = pod
-        pod.refresh(pid)
-        return pod
+            pod.refresh(pid)
+            return pod
 
     def forget(self, sandbox_id: str) -> None:
-        """Remove everything about a pod that is gone, so that its slot can be another's."""
-        with self._lock:
+        """Remove everything about a pod that is gone, so that its slot can be another's.
+
+        Whoever attaches to it meanwhile comes before, with a pod that is retired afterwards, or gets a new slot.
+        """
+        with self._turns.of(sandbox_id):
             pod = self._pods.pop(sandbox_id, None)
-        if pod is not None:
-            pod.close()
-        for slot in self._registry.slots():
-            if slot.sandbox_id == sandbox_id:
-                self._registry.drop_slot(slot.number)
+            if pod is not None:
+                pod.close()
+            for slot in self._registry.slots():
+                if slot.sandbox_id == sandbox_id:
+                    self._registry.drop_slot(slot.number)
 
     def abandon(self, sandbox_id: str, container_id: str) -> None:
         """Let pass what the maps still hold for a container that has ended while nobody looked."""
-        with self._lock:
+        with self._turns.of(sandbox_id):
             pod = self._pods.get(sandbox_id)
-        if pod is not None:
-            pod.abandon(container_id)
-            return
-        for slot in self._registry.slots():
-            number = self._registry.hold_ids(slot.number).get(container_id)
-            if slot.sandbox_id == sandbox_id and number is not None:
-                self._registry.drop_hold(number)
+            if pod is not None:
+                pod.abandon(container_id)
+                return
+            for slot in self._registry.slots():
+                number = self._registry.hold_ids(slot.number).get(container_id)
+                if slot.sandbox_id == sandbox_id and number is not None:
+                    self._registry.drop_hold(number)
 
     def sandboxes(self) -> list[str]:
         """Return the pods that the maps know, attached in this process or not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import os
 import shutil
@@ -842,3 +843,24 @@ def test_sleeping_and_waking_a_hundred_times_loses_nothing(lab: Lab, pod: Pod):
     while len(got) < 4 * len(sent):
         got += end.recv(1 << 16)
     assert list(struct.unpack(f"!{len(sent)}I", got)) == sent
+
+
+def test_a_pod_is_forgotten_and_attached_at_the_same_time(lab: Lab, datapath: Datapath):
+    """Whoever comes last has its way as a whole: filters and slot of one pod, or nothing at all."""
+    for _ in range(20):
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            datapath.attach(lab.pod.pid, "sandbox")
+            forgotten = pool.submit(datapath.forget, "sandbox")
+            attached = pool.submit(datapath.attach, lab.pod.pid, "sandbox")
+            forgotten.result()
+            attached.result()
+        filters = lab.pod.shell("tc filter show dev eth0 ingress").count("zeropod_")
+        assert filters == len(datapath.sandboxes())
+        if filters:
+            listener = lab.serve(socket.AF_INET)
+            hold = datapath.attach(lab.pod.pid, "sandbox").hold("container")
+            hold.only([tcp(listener)], [])
+            lab.dial(listener)
+            assert wake_of(hold) is not None
+        datapath.forget("sandbox")
+    assert datapath.sandboxes() == []

@@ -125,6 +125,7 @@ async def test_a_container_that_ends_while_it_is_taken_over_is_forgotten(make, e
     node.load()
     await node.loaded()
 
+    await node._farewell.all_over()
     assert list(records.load()) == []
     assert node._known == {}
     assert engine.datapath.forgotten == ["pod"]
@@ -136,11 +137,13 @@ async def test_a_pod_stays_while_another_container_of_it_is_taken_over(make, eng
     node._known["new"] = record("new", pid=1, started=1)
     node._known["plain"] = record("plain", reason="it has a terminal")
     node._forget_pod("pod")
+    await node._farewell.all_over()
 
     assert engine.datapath.forgotten == []
 
     del node._known["new"]
     node._forget_pod("pod")
+    await node._farewell.all_over()
 
     assert engine.datapath.forgotten == ["pod"]
 

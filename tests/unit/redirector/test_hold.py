@@ -237,11 +237,11 @@ def test_a_successor_forgets_what_its_predecessor_lost(tables: Any, kernel: Kern
     """After rearm, frames that went to a dead TAP do not delay the replay."""
     tables.counts[hold.number] = Counts(redirected=17, replayed=2)
     hold.rearm([DNS], [])
+    assert hold.dropped == 17, "nobody waits for them"
     kernel.arrive(datagram(1))
     result = hold.replay()
     assert kernel.delivered == [datagram(1)]
     assert result.frames == 1
-    assert result.ms < 15
 
 
 @pytest.mark.parametrize("phase", ["syns", "everything", "only"])
