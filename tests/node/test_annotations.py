@@ -31,18 +31,18 @@ TWO_PORTS = (
     "threading.Thread(target=second.serve_forever, args=(0.1,), daemon=True).start()"
 )
 
-#: An application without a port, whose memory shows in its log when it is sent SIGUSR1.
+#: An application without a port, whose memory shows in its log when it is sent SIGUSR1. It waits for the signal: a
+#: handler could run between the wake and the sleep(2) that it was to end.
 PORTLESS = """
-import os, signal, socket, sys, time
-memory = {"asked": 0}
-def told(*_):
-    memory["asked"] += 1
-    print("asked", memory["asked"], flush=True)
-signal.signal(signal.SIGUSR1, told)
+import signal, socket
+asked = 0
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 SETUP
 print("up", flush=True)
 while True:
-    time.sleep(1000)
+    signal.sigwait([signal.SIGUSR1])
+    asked += 1
+    print("asked", asked, flush=True)
 """
 
 
