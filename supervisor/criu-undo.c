@@ -373,10 +373,58 @@ EXPORT pid_t waitpid(pid_t pid, int *status, int options)
 
 // --- the tracer ---
 
+#if defined(__x86_64__)
+static int signal_waits(const struct thread *t)
+{
+	siginfo_t info;
+
+	for (unsigned flags = 0; flags <= PTRACE_PEEKSIGINFO_SHARED; flags++) {
+		struct __ptrace_peeksiginfo_args first = { 0, flags, 1 };
+
+		if (trace(PTRACE_PEEKSIGINFO, t->tid, &first, &info) == 1)
+			return 1;
+	}
+	return 0;
+}
+
+// After a stop the kernel goes on with a nanosleep for the rest of its time. What it needs for that survives neither criu's
+// daemon nor a checkpoint, so criu lets the call fail with EINTR (compel: "Will restore %d with interrupted system call"),
+// which by the manual only a signal does. Not everybody expects it: busybox's "sleep infinity" ends. So criu is shown the
+// thread before its call, which the kernel has told what is left: mostly it is the variable that said how much.
+static void sleep_on(const struct thread *t, struct user_regs_struct *r)
+{
+	enum { ERESTART_RESTARTBLOCK = 516, SYSCALL = 2 }; // linux/errno.h, for the kernel only; bytes of the instruction
+
+	if ((long)r->rax != -ERESTART_RESTARTBLOCK || signal_waits(t))
+		return;
+	if (r->orig_rax == __NR_nanosleep)
+		r->rdi = r->rsi ? r->rsi : r->rdi;
+	else if (r->orig_rax == __NR_clock_nanosleep)
+		r->rdx = r->r10 ? r->r10 : r->rdx;
+	else
+		return;
+	r->rax = r->orig_rax;
+	r->orig_rax = -1;
+	r->rip -= SYSCALL;
+}
+#else
+// On arm64 the result is where the first argument was.
+static void sleep_on(const struct thread *t, struct user_regs_struct *r)
+{
+	(void)t;
+	(void)r;
+}
+#endif
+
 static void do_trace(struct thread *t)
 {
+	const struct iovec *io = job.data;
+
 	note(job.request, t, job.address, job.data);
 	job.result = trace(job.request, job.tid, job.address, job.data);
+	if (job.result == 0 && job.request == PTRACE_GETREGSET && job.address == (void *)NT_PRSTATUS &&
+	    io->iov_len == sizeof(struct user_regs_struct))
+		sleep_on(t, io->iov_base);
 	if (job.result < 0 || (job.request != PTRACE_SEIZE && job.request != PTRACE_DETACH))
 		return;
 	n_seized += (job.request == PTRACE_SEIZE) - t->seized;
@@ -480,6 +528,7 @@ static void put_back(struct thread *t)
 		return;
 	if (t->vectors_size)
 		registers(PTRACE_SETREGSET, t, NT_VECTORS, t->vectors, &t->vectors_size);
+	sleep_on(t, &t->registers);
 	registers(PTRACE_SETREGSET, t, NT_PRSTATUS, &t->registers, &size);
 	trace(PTRACE_SETSIGMASK, t->tid, (void *)sizeof t->mask, &t->mask);
 }
