@@ -8,6 +8,7 @@ from checkpointer import (
     cgroups,
     containers,
     cpu,
+    descriptors,
     errors,
     images,
     lazy,
@@ -52,6 +53,7 @@ class Container:
         hold: Its packets, while it sleeps or is about to.
         image: Its committed image, while it sleeps or its pages are still being drained.
         drain: Its page daemon, while pages are still being brought in.
+        watched: Where it watches files, when last looked for.
         ports: Those on which it listens, when last looked at.
         meter: What CPU it uses.
         tally: What was counted since the daemon took it over.
@@ -73,6 +75,7 @@ class Container:
     tally: Tally = dataclasses.field(default_factory=Tally)
     dozes: Dozes = dataclasses.field(default_factory=Dozes)
     ports: frozenset[Port] = frozenset()
+    watched: dict[descriptors.Watch, str] = dataclasses.field(default_factory=dict)
     busy: str = ""
     look_at: float = 0.0
     called_off: threading.Event = dataclasses.field(default_factory=threading.Event)

@@ -12,7 +12,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from checkpointer.errors import CriuError, Missing
 
 IMAGES = "/proc/self/fd/4"  # where a worker finds the image directory (zygote request byte 'd')
 FIRST_INHERITED = 5  # and the inherited descriptors, in order ('i')
+GHOST_LIMIT = 64 << 20  # bytes of a deleted file that is open; criu's default is 1 MiB
 _NETWORK_LOCK_SKIP = 3
-_GHOST_LIMIT = 64 << 20  # deleted files that are open; criu's default of 1 MiB refuses many
 _FREEZE_SECONDS = 10
 _WARNINGS = 2
 _BEAT = 5.0  # seconds
@@ -58,19 +58,25 @@ def _request(kind: int, log: str) -> Any:
     opts.ext_unix_sk = True
     opts.file_locks = True
     opts.link_remap = True
-    opts.ghost_limit = _GHOST_LIMIT
+    opts.ghost_limit = GHOST_LIMIT
     opts.manage_cgroups = True
     opts.manage_cgroups_mode = rpc().IGNORE
     opts.notify_scripts = True
     return request
 
 
-def dump_request(vpid: int) -> Any:
-    """Return the request to dump the tree below `vpid`, a pid inside the container."""
+def dump_request(vpid: int, watched: Iterable[str] = ()) -> Any:
+    """Return the request to dump the tree below `vpid`, a pid inside the container.
+
+    Args:
+        vpid: The root of the tree.
+        watched: Paths of watched files that criu cannot find by itself.
+    """
     request = _request(rpc().DUMP, "dump.log")
     request.opts.pid = vpid
     request.opts.tcp_skip_in_flight = True
     request.opts.timeout = _FREEZE_SECONDS
+    request.opts.irmap_scan_paths.extend(watched)
     return request
 
 
@@ -78,6 +84,8 @@ def restore_request(inherited: list[str], *, lazy: bool) -> Any:
     """Return the request to restore; `inherited` are the keys of the descriptors from 5 on."""
     request = _request(rpc().RESTORE, "restore.log")
     request.opts.lazy_pages = lazy
+    # Permissions of a file on a volume may have been changed meanwhile; what is open stays open.
+    request.opts.skip_file_rwx_check = True
     for number, key in enumerate(inherited):
         request.opts.inherit_fd.add(key=key, fd=FIRST_INHERITED + number)
     return request

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ def dump(
     store: Store,
     *,
     frozen: Callback,
+    watched: Iterable[str] = (),
     timeout: float | None = None,
 ) -> DumpResult:
     """Checkpoint and end the application of a container.
@@ -91,6 +92,7 @@ def dump(
         store: Takes the image.
         frozen: Called with the tree at rest and the image complete; returns the notes for its manifest. It calls
             the dump off by raising Refused.
+        watched: Paths of files that are watched by inotify and that criu cannot find by itself.
         timeout: Seconds until criu is given up; by default long enough for the tree's memory.
 
     Raises:
@@ -112,7 +114,7 @@ def dump(
         raise DumpError("pages of the last wake are still being loaded", kind=Kind.PAGES_COMING)
     store.drop(target.container_id)  # of an earlier sleep: the application has run on since
     with store.stage(target.container_id) as staged:
-        return _Dump(zygotes, target, store, staged, application, frozen).run(timeout)
+        return _Dump(zygotes, target, store, staged, application, frozen, watched).run(timeout)
 
 
 class _Dump:
@@ -126,6 +128,7 @@ class _Dump:
         staged: Staged,
         application: int,
         frozen: Callback,
+        watched: Iterable[str],
     ) -> None:
         self._zygotes = zygotes
         self._target = target
@@ -134,6 +137,7 @@ class _Dump:
         self._application = application
         self._vpid = processes.vpid(application)
         self._frozen = frozen
+        self._watched = watched
         self._supervisor = Supervisor(target.supervisor_pid)
         self._ipc = _joins_ipc(application, target.supervisor_pid)
         self._pids: tuple[int, ...] = ()
@@ -190,7 +194,7 @@ class _Dump:
     def _converse(self, worker: Worker, deadline: float) -> None:
         if worker.channel is None:
             raise CriuError("the worker has no channel", gone=True)
-        request = criu.dump_request(self._vpid)
+        request = criu.dump_request(self._vpid, self._watched)
         criu.Session(worker.channel, worker.pidfd, deadline, self._renew).call(
             request, self._asked
         )

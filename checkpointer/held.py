@@ -20,7 +20,7 @@ from checkpointer.errors import ImageError, Missing
 from redirector.endpoints import Connection, Keepalive, Port, Stream
 
 # criu/include/magic.h: IMG_COMMON_MAGIC and FILES_MAGIC, TCP_STREAM_MAGIC
-_MAGIC = struct.pack("<II", 0x54564319, 0x56303138)
+MAGIC = struct.pack("<II", 0x54564319, 0x56303138)
 _STREAM_MAGIC = struct.pack("<II", 0x54564319, 0x51465506)
 _LENGTH = struct.Struct("<I")
 # net/tcp_states.h; criu stores the kernel's numbers
@@ -49,7 +49,7 @@ class Held:
 
 
 @functools.cache
-def _messages() -> Any:
+def messages() -> Any:
     """Import the classes of the files; pycriu.images appends its directory, full of general names, to sys.path.
 
     Only the classes: its reader fails with newer protobufs (6.33: GetOptions in pb2dict.py).
@@ -76,23 +76,31 @@ def _address(family: int, words: Iterable[int]) -> str:
 
 
 def parse(data: bytes) -> Iterator[Any]:
-    """Iterate over the inet sockets in a files.img: two magic numbers, then entries with their lengths before them.
+    """Iterate over the inet sockets in a files.img.
 
     Raises:
         ImageError: it is not one of criu's, or cut short.
     """
-    if data[: len(_MAGIC)] != _MAGIC:
+    return (entry.isk for _, entry in entries(data) if entry.HasField("isk"))
+
+
+def entries(data: bytes) -> Iterator[tuple[bytes, Any]]:
+    """Iterate over a files.img, raw and read: two magic numbers, then entries with their lengths before them.
+
+    Raises:
+        ImageError: it is not one of criu's, or cut short.
+    """
+    if data[: len(MAGIC)] != MAGIC:
         raise ImageError("files.img does not begin as criu's files do")
-    offset = len(_MAGIC)
+    offset = len(MAGIC)
     while offset < len(data):
         (length,) = _LENGTH.unpack_from(data.ljust(offset + _LENGTH.size, b"\0"), offset)
         offset += _LENGTH.size
         if offset + length > len(data):
             raise ImageError("files.img is cut short")
-        entry = _messages().file_entry.FromString(data[offset : offset + length])
+        raw = data[offset : offset + length]
         offset += length
-        if entry.HasField("isk"):
-            yield entry.isk
+        yield raw, messages().file_entry.FromString(raw)
 
 
 def parse_stream(data: bytes) -> Any:
@@ -107,7 +115,7 @@ def parse_stream(data: bytes) -> Any:
     (length,) = _LENGTH.unpack_from(data, len(_STREAM_MAGIC))
     if len(data) < start + length:
         raise ImageError("a tcp-stream.img is cut short")
-    return _messages().tcp_stream_entry.FromString(data[start : start + length])
+    return messages().tcp_stream_entry.FromString(data[start : start + length])
 
 
 def stream(isk: Any, entry: Any) -> Stream:

@@ -10,7 +10,18 @@ import logging
 import time
 from typing import Any
 
-from checkpointer import budget, doors, dump, errors, images, processes, refusals
+from checkpointer import (
+    budget,
+    descriptors,
+    doors,
+    dump,
+    errors,
+    images,
+    processes,
+    refusals,
+    volumes,
+    watches,
+)
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.kinds import Kind
@@ -46,8 +57,10 @@ def refuse(container: Container, engine: Engine) -> None:
     """
     application = doors.application(container)
     tree = processes.tree(application)
-    if why := refusals.reason(refusals.read(tree)):
+    found = list(descriptors.read(tree, container.record.pid))
+    if why := refusals.reason(found, descriptors.surroundings(application)):
         raise errors.Refused(why)
+    _watches(container, found)
     _afford(container, engine, _estimate(tree), to_come=True)
     doors.survey(container, application)
 
@@ -79,6 +92,16 @@ def _afford(container: Container, engine: Engine, image: int, *, to_come: bool) 
     )
 
 
+def _watches(container: Container, tree: list[descriptors.Process]) -> None:
+    wanted = watches.wanted(tree, container.record.pid)
+    container.watched = watches.find(container.record.pid, wanted, container.watched)
+    if missing := wanted - container.watched.keys():
+        raise errors.Refused(
+            f"it watches {len(missing)} files by inotify of which no path was found: they were deleted, or its image has "
+            "too many files; let it poll instead (DOTNET_USE_POLLING_FILE_WATCHER=1, CHOKIDAR_USEPOLLING=1)"
+        )
+
+
 def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> dump.DumpResult:
     application = container.supervisor.application() or 0
     hold.syns(container.ports)
@@ -92,6 +115,7 @@ def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> d
     def frozen(snapshot: dump.Frozen) -> dict[str, Any]:
         try:
             _last_look(container, sockets.table(application), own, snapshot.held.exclusive)
+            volumes.settle(snapshot.path, application)
             hold.only(
                 snapshot.held.ports,
                 snapshot.held.connections,
@@ -107,7 +131,13 @@ def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> d
         return {"ports": sorted(container.ports)}
 
     try:
-        result = dump.dump(engine.zygotes, container.target, engine.store, frozen=frozen)
+        result = dump.dump(
+            engine.zygotes,
+            container.target,
+            engine.store,
+            frozen=frozen,
+            watched=container.watched.values(),
+        )
     except errors.DumpError as error:
         if error.refused:
             raise raised[0] from error

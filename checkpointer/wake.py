@@ -5,8 +5,9 @@ removing the image) comes after the replay.
 """
 
 import logging
+import re
 
-from checkpointer import cgroups, errors, images, lazy, restore
+from checkpointer import cgroups, errors, images, lazy, restore, volumes
 from checkpointer.clock import Clock
 from checkpointer.container import Container
 from checkpointer.engine import Engine
@@ -20,6 +21,8 @@ _PASSING = {
     Kind.DISK_FULL: "free space or inodes on the disk of the images, or of the container's own files",
 }
 """What will be otherwise some day, with the remedy: a wake waits for that as long as its container lives."""
+
+_GONE = re.compile(r"Can't open file .* on restore: No such file")  # criu/files-reg.c: open_path
 
 PATIENCE = 0.5
 """Seconds that a woken container's housekeeping gives way to other wakes. Until then it may use more CPU than its limit
@@ -79,10 +82,14 @@ def _first_byte(container: Container, engine: Engine, image: images.Image) -> Re
 
 def _restore(container: Container, engine: Engine, image: images.Image) -> Restored:
     """Restore; what is in the way only for a time is no failure of the image."""
+    lazily = lazy.worth(image.manifest)
     try:
-        return restore.restore(
-            engine.zygotes, container.target, image, lazy=lazy.worth(image.manifest)
-        )
+        try:
+            return restore.restore(engine.zygotes, container.target, image, lazy=lazily)
+        except errors.RestoreError as error:
+            if not error.retry or not _mended(container, image, error):
+                raise
+            return restore.restore(engine.zygotes, container.target, image, lazy=lazily)
     except errors.RestoreError as error:
         if error.retry and error.kind in _PASSING:
             raise errors.NoRoom(
@@ -94,6 +101,20 @@ def _restore(container: Container, engine: Engine, image: images.Image) -> Resto
             reason = f"{error}; {_PASSING[Kind.DISK_FULL]}"
             raise errors.NoRoom(reason, kind=Kind.DISK_FULL) from error
         raise
+
+
+def _mended(container: Container, image: images.Image, error: errors.RestoreError) -> bool:
+    """Whether files that the restore missed are there now."""
+    if not any(_GONE.search(line) for line in error.lines):
+        return False
+    try:
+        made = volumes.mend(image.path, container.record.pid)
+    except (OSError, errors.ImageError) as worse:
+        log.warning("restore.not_mended", exc_info=worse)
+        return False
+    if made:
+        log.warning("restore.mended", extra={"reason": str(error), "made": " ".join(made)})
+    return bool(made)
 
 
 def _replay(container: Container) -> None:

@@ -1,0 +1,110 @@
+"""Which Unix sockets a network namespace has and who is connected to whom, as sock_diag tells (linux/unix_diag.h).
+
+/proc/net/unix does not say who a socket's peer is. A peer may be outside: sockets are connected by files, and files
+are shared across network namespaces; then its inode is told, and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from redirector import netns
+
+
+class Unix(NamedTuple):
+    """One socket.
+
+    Attributes:
+        kind: socket.SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
+        peer: Inode of the other end, 0 without one.
+        name: What it is bound to, "" for nothing; abstract names begin with "@".
+    """
+
+    kind: int
+    peer: int
+    name: str
+
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST_DUMP = 0x301
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_REQUEST = struct.Struct("=BBHIIIII")  # struct unix_diag_req
+_MESSAGE = struct.Struct("=BBBBIII")  # struct unix_diag_msg
+_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
+_SHOW_NAME_AND_PEER = 0x1 | 0x4
+_NAME, _PEER = 0, 2
+_BUFFER = 1 << 16
+
+
+def table(pid: int) -> dict[int, Unix]:
+    """Return the Unix sockets of the network namespace of `pid` by inode.
+
+    Raises:
+        OSError: the process is gone.
+    """
+    return netns.run(pid, here)
+
+
+def here() -> dict[int, Unix]:
+    """Return those of the calling thread's own network namespace."""
+    request = _REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _SHOW_NAME_AND_PEER, 0, 0)
+    length = _HEADER.size + len(request)
+    header = _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 0, 0)
+    found: dict[int, Unix] = {}
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
+    ) as diag:
+        diag.send(header + request)
+        while True:
+            for entry in parse(diag.recv(_BUFFER)):
+                if entry is None:
+                    return found
+                found[entry[0]] = entry[1]
+
+
+def parse(buffer: bytes) -> Iterator[tuple[int, Unix] | None]:
+    """Read one receive of a dump's answer; None marks its end.
+
+    Raises:
+        OSError: the kernel refused the dump.
+    """
+    offset = 0
+    while offset + _HEADER.size <= len(buffer):
+        length, kind, *_ = _HEADER.unpack_from(buffer, offset)
+        body = offset + _HEADER.size
+        if kind == _NLMSG_DONE:
+            yield None
+            return
+        if kind == _NLMSG_ERROR:
+            number = -struct.unpack_from("=i", buffer, body)[0]
+            raise OSError(number or errno.EPROTO, f"sock_diag: {os.strerror(number)}")
+        _, sort, _, _, inode, *_ = _MESSAGE.unpack_from(buffer, body)
+        name, peer = "", 0
+        for attribute, value in _attributes(buffer[body + _MESSAGE.size : offset + length]):
+            if attribute == _NAME:
+                name = _text(value)
+            elif attribute == _PEER:
+                (peer,) = struct.unpack("=I", value)
+        yield inode, Unix(sort, peer, name)
+        offset += (length + 3) & ~3
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        yield kind, data[offset + _ATTRIBUTE.size : offset + length]
+        offset += max((length + 3) & ~3, _ATTRIBUTE.size)
+
+
+def _text(name: bytes) -> str:
+    shown = b"@" + name[1:] if name.startswith(b"\0") else name.rstrip(b"\0")
+    return os.fsdecode(shown)

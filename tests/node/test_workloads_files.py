@@ -1,0 +1,375 @@
+"""Files, watches and System V objects of applications, over a sleep; volumes that others change meanwhile."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from node import sleepers
+
+from dev import cri
+from ttrpc.errors import TtrpcError
+
+Pods = Callable[..., cri.Pod]
+
+#: Watches a path and reads the names of what happened below it.
+WATCH = """
+libc = ctypes.CDLL(None)
+def watch(path, mask=0x3c0):
+    number = libc.inotify_init1(0o4000)
+    assert libc.inotify_add_watch(number, path.encode(), mask) > 0
+    return number
+def happened(number):
+    try:
+        data = os.read(number, 4096)
+    except BlockingIOError:
+        return []
+    names = []
+    while data:
+        length = int.from_bytes(data[12:16], "little")
+        names.append(data[16 : 16 + length].rstrip(b"\\0").decode())
+        data = data[16 + length :]
+    return names
+"""
+
+OLD, NEW = "..2026_01_02_03_04_05.678", "..2026_01_02_03_04_06.999"
+
+
+def volume(path: Path, inside: str = "/vol", *, readonly: bool = False) -> dict[str, object]:
+    """A directory of the node as a mount of a container."""
+    return {"container_path": inside, "host_path": str(path), "readonly": readonly}
+
+
+def atomic_writer(folder: Path, name: str, text: str) -> None:
+    """Publish a configmap's files, as the kubelet does (pkg/volume/util/atomic_writer.go)."""
+    before = (folder / "..data").readlink() if (folder / "..data").is_symlink() else None
+    (folder / name).mkdir()
+    (folder / name / "key").write_text(text)
+    (folder / "..data_tmp").symlink_to(name)
+    (folder / "..data_tmp").rename(folder / "..data")
+    if before is None:
+        (folder / "key").symlink_to("..data/key")
+    else:
+        shutil.rmtree(folder / before)
+
+
+# --- inotify ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param("/data/made/later", id="overlay-upper"),
+        pytest.param("/usr/lib/python3.13/json", id="overlay-lower"),
+        pytest.param("/", id="root"),
+        pytest.param("/dev/shm", id="tmpfs"),
+        pytest.param("/vol", id="volume"),
+    ],
+)
+def test_inotify(pods: Pods, tmp_path: Path, folder: str) -> None:
+    """A directory is watched on after a sleep, on the container's own root (overlayfs) as on a volume."""
+    setup = f"{WATCH}\nos.makedirs({folder!r}, exist_ok=True)\nit = watch({folder!r})"
+    one = sleepers.python(pods, setup, mounts=[volume(tmp_path)])
+    with one.talk() as talk:
+        for number in range(3):
+            one.sleep()
+            assert talk.ask(f"open({folder!r} + '/new{number}', 'w').close()") is None
+            assert talk.ask("happened(it)") == [f"new{number}"]
+    assert one.info()["failed_sleeps"] == 0
+    one.unharmed()
+
+
+def test_inotify_on_files_that_are_renamed_and_written(pods: Pods) -> None:
+    """A watch follows its file to another name, and one on a file of the image survives the file's copy-up."""
+    setup = f"""{WATCH}
+open('/data/before', 'w').close()
+moved = watch('/data/before', 0x2)
+image = watch('/etc/nsswitch.conf', 0x2)
+"""
+    one = sleepers.python(pods, setup)
+    for name in ("before", "after"):
+        one.sleep()
+        one.ask(f"open('/data/{name}', 'a').write('x')")
+        assert one.ask("happened(moved)") == [""]
+        one.ask("open('/etc/nsswitch.conf', 'a').write('x')")
+        assert one.ask("happened(image)") == [""]
+        if name == "before":
+            one.ask("os.rename('/data/before', '/data/after')")
+
+
+def test_inotify_on_what_was_deleted(pods: Pods) -> None:
+    """A watch on a file that was deleted while it is open has no path any more: refused, until it is closed."""
+    setup = f"{WATCH}\nfile = open('/data/f', 'w')\nit = watch('/data/f')\nos.unlink('/data/f')"
+    one = sleepers.python(pods, setup)
+    with pytest.raises(TtrpcError, match="CHOKIDAR_USEPOLLING"):
+        one.sleep()
+    assert one.ask("os.close(it)") is None
+    one.sleep()
+    assert one.ask("1") == 1
+
+
+# --- configmaps, secrets, tokens ------------------------------------------------------------------------------------------
+
+
+def test_a_configmap_is_swapped_asleep(pods: Pods, tmp_path: Path) -> None:
+    """What the kubelet published during the sleep is read after it; a watch on the volume tells of the next swap."""
+    atomic_writer(tmp_path, OLD, "old")
+    one = sleepers.python(pods, f"{WATCH}\nit = watch('/vol')", mounts=[volume(tmp_path)])
+    assert one.ask("open('/vol/key').read()") == "old"
+    one.sleep()
+    atomic_writer(tmp_path, NEW, "new")
+    assert one.ask("open('/vol/key').read()") == "new"
+    atomic_writer(tmp_path, OLD, "newer")
+    assert "..data" in one.ask("happened(it)")
+    one.sleep()
+    assert one.ask("open('/vol/key').read()") == "newer"
+
+
+@pytest.mark.parametrize(
+    ("setup", "over"),
+    [
+        pytest.param("it = open('/vol/key')", "it.close()", id="open"),
+        pytest.param("os.chdir('/vol/..data')", "os.chdir('/')", id="directory"),
+        pytest.param(
+            "import mmap\nfile = open('/vol/key')\nit = mmap.mmap(file.fileno(), 3, prot=1)\nfile.close()",
+            "it.close()",
+            id="mapped",
+        ),
+        pytest.param("it = watch('/vol/key')", "os.close(it)", id="file-watched"),
+        pytest.param("it = watch('/vol/..data')", "os.close(it)", id="directory-watched"),
+    ],
+)
+def test_a_configmap_in_use(pods: Pods, tmp_path: Path, setup: str, over: str) -> None:
+    """A file that the kubelet would replace keeps awake as long as it is in use; the reason names it."""
+    atomic_writer(tmp_path, OLD, "old")
+    one = sleepers.python(pods, f"{WATCH}\n{setup}", mounts=[volume(tmp_path, readonly=True)])
+    with pytest.raises(TtrpcError, match=f"{OLD}.*kubelet replaces"):
+        one.sleep()
+    assert "close such files after reading" in one.why()
+    one.ask(over)
+    assert one.sleep()["state"] == "ASLEEP"
+    atomic_writer(tmp_path, NEW, "new")
+    assert one.ask("open('/vol/key').read()") == "new"
+
+
+# --- volumes ----------------------------------------------------------------------------------------------------------
+
+
+def grow(path: Path) -> None:
+    """As another writer does."""
+    with path.open("a") as file:
+        file.write(" and more")
+
+
+def rotate(path: Path) -> None:
+    """As a log is rotated; nobody makes it anew."""
+    path.rename(path.with_suffix(".1"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "change", "look", "wanted"),
+    [
+        pytest.param("r", grow, "it.read()", "text and more", id="grown"),
+        pytest.param("r+", grow, "it.read()", "text and more", id="grown-read-write"),
+        pytest.param("r", lambda path: path.write_text(""), "it.read()", "", id="truncated"),
+        pytest.param("r", lambda path: path.chmod(0o600), "it.read()", "text", id="mode"),
+        pytest.param("a", grow, "it.write('!') and it.tell()", 14, id="log-grown"),
+        pytest.param("a", rotate, "it.write('!') and it.tell()", 1, id="log-rotated"),
+    ],
+)
+def test_files_of_a_volume_change_asleep(
+    pods: Pods,
+    tmp_path: Path,
+    mode: str,
+    change: Callable[[Path], None],
+    look: str,
+    wanted: object,
+) -> None:
+    """An open file on a volume may be changed by others, as awake; a log that was rotated is begun anew."""
+    (tmp_path / "file").write_text("text")
+    one = sleepers.python(pods, f"it = open('/vol/file', {mode!r})", mounts=[volume(tmp_path)])
+    one.sleep()
+    change(tmp_path / "file")
+    assert one.ask(look) == wanted
+    one.sleep()
+    assert one.ask("1") == 1
+    one.unharmed()
+
+
+@pytest.mark.timeout(90)
+def test_a_file_of_a_volume_is_deleted_asleep(pods: Pods, tmp_path: Path) -> None:
+    """A file that can be read and is gone cannot be made up: the wake fails, says so, and works once it is back."""
+    (tmp_path / "file").write_text("text")
+    one = sleepers.python(pods, "it = open('/vol/file')", mounts=[volume(tmp_path)])
+    one.sleep()
+    (tmp_path / "file").rename(tmp_path / "away")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(one.ask, "it.read()", timeout=60)
+        cri.until(lambda: "vol/file" in one.why(), 20)
+        (tmp_path / "away").rename(tmp_path / "file")
+        assert answer.result() == "text"
+    one.unharmed()
+
+
+def test_a_syslog_daemon_in_the_pod(pods: Pods, tmp_path: Path) -> None:
+    """A connection to /dev/log of another container of the pod goes on after a sleep, without a new connect."""
+    pod = pods(annotations={sleepers.SCALEDOWN: "1h"})
+    mounts = [volume(tmp_path, "/run/log")]
+    listen = "log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); log.bind('/run/log/log'); log.settimeout(5)"
+    daemon = sleepers.python(pods, listen, pod=pod, port=8000, name="syslog", mounts=mounts)
+    connect = "log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); log.connect('/run/log/log')"
+    one = sleepers.python(pods, connect, pod=pod, mounts=mounts)
+    for number in range(2):
+        one.sleep()
+        assert one.ask(f"log.send(b'line {number}')") == 6
+        with sleepers.Talk(pod.ip, port=8000) as talk:
+            assert talk.ask("log.recv(99).decode()") == f"line {number}"
+    daemon.unharmed()
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        pytest.param("SOCK_DGRAM", "syslog daemon in the same pod", id="the-nodes-syslog"),
+        pytest.param("SOCK_STREAM", "sleeps when that connection is closed", id="stream"),
+    ],
+)
+def test_unix_sockets_to_the_node(pods: Pods, tmp_path: Path, kind: str, told: str) -> None:
+    """A connection to a program outside of the pod keeps awake; the reason names the socket."""
+    sort = getattr(socket, kind)
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket(socket.AF_UNIX, sort))
+        server.bind(str(tmp_path / "socket"))
+        if sort == socket.SOCK_STREAM:
+            server.listen()
+        setup = f"it = socket.socket(socket.AF_UNIX, socket.{kind}); it.connect('/vol/socket')"
+        one = sleepers.python(pods, setup, mounts=[volume(tmp_path)])
+        if sort == socket.SOCK_STREAM:
+            stack.enter_context(server.accept()[0])
+        with pytest.raises(TtrpcError, match=told):
+            one.sleep()
+        assert str(tmp_path / "socket") in one.why()
+        one.ask("it.close()")
+        one.sleep()
+        assert one.ask("1") == 1
+
+
+# --- deleted files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setup", "look", "wanted"),
+    [
+        pytest.param(
+            "it = open('/data/f', 'w+'); it.write('text'); it.flush(); os.unlink('/data/f')",
+            "it.seek(0) or [it.read(), os.listdir('/data')]", ["text", []], id="upper",
+        ),
+        pytest.param(
+            "it = open('/etc/nsswitch.conf'); os.unlink('/etc/nsswitch.conf')",
+            "[it.read()[:6], os.path.exists('/etc/nsswitch.conf')]", ["hosts:", False], id="of the image",
+        ),
+        pytest.param(
+            "it = open('/data/f', 'w+'); it.write('x' * (20 << 20)); it.flush(); os.unlink('/data/f')",
+            "it.seek(0) or len(it.read())", 20 << 20, id="20 MB",
+        ),
+        pytest.param(
+            "it = open('/data/f', 'w+'); os.link('/data/f', '/data/g'); os.unlink('/data/f')",
+            "it.write('x') and it.flush() or [open('/data/g').read(), os.listdir('/data')]", ["x", ["g"]],
+            id="other name",
+        ),
+        pytest.param(
+            "import mmap; f = open('/data/f', 'wb+'); f.write(b'text'); f.flush(); it = mmap.mmap(f.fileno(), 4)\n"
+            "f.close(); os.unlink('/data/f')",
+            "it[:].decode()", "text", id="mapped",
+        ),
+        pytest.param(
+            "import shutil; shutil.copy('/usr/bin/busybox', '/data/sleep'); "
+            "it = subprocess.Popen(['/data/sleep', '1000']); time.sleep(0.2); os.unlink('/data/sleep')",
+            "[it.poll(), os.path.exists('/data/sleep')]", [None, False], id="program",
+        ),
+        pytest.param(
+            "os.mkdir('/data/d'); os.chdir('/data/d'); os.rmdir('/data/d')",
+            "os.readlink('/proc/self/cwd')", "/data/d (deleted)", id="working directory",
+        ),
+    ],
+)  # fmt: skip
+def test_deleted_while_open(pods: Pods, setup: str, look: str, wanted: object) -> None:
+    """What was deleted while it is in use is as it was after two sleeps, and still deleted."""
+    one = sleepers.python(pods, setup)
+    one.sleep()
+    one.ask("1")
+    one.sleep()
+    assert one.ask(look) == wanted
+    one.unharmed()
+
+
+# --- System V ---------------------------------------------------------------------------------------------------------
+
+
+def test_system_v_objects(pods: Pods) -> None:
+    """Shared memory, attached and not, semaphores and message queues are there with their contents, over two sleeps."""
+    setup = """
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+def put(key):
+    address = libc.shmat(libc.shmget(key, 4096, 0o1600), None, 0)
+    ctypes.memmove(address, b"shared", 6)
+    return ctypes.c_void_p(address)
+class Message(ctypes.Structure):
+    _fields_ = [("kind", ctypes.c_long), ("text", ctypes.c_char * 8)]
+def received():
+    message = Message()
+    libc.msgrcv(libc.msgget(3, 0o600), ctypes.byref(message), 8, 0, 0o4000)
+    libc.msgsnd(libc.msgget(3, 0o600), ctypes.byref(message), 8, 0)
+    return message.text.decode()
+attached = put(1)
+libc.shmdt(put(2))
+libc.semctl(libc.semget(4, 1, 0o1600), 0, 16, 7)  # SETVAL
+libc.msgsnd(libc.msgget(3, 0o1600), ctypes.byref(Message(1, b"queued")), 8, 0)
+def seen():
+    return [
+        ctypes.string_at(attached.value, 6).decode(),
+        ctypes.string_at(libc.shmat(libc.shmget(2, 4096, 0o600), None, 0), 6).decode(),
+        libc.semctl(libc.semget(4, 1, 0o600), 0, 12),  # GETVAL
+        received(),
+    ]
+"""
+    one = sleepers.python(pods, setup)
+    for _ in range(2):
+        one.sleep()
+        assert one.ask("seen()") == ["shared", "shared", 7, "queued"]
+    one.unharmed()
+
+
+# --- system calls -----------------------------------------------------------------------------------------------------
+
+
+def test_who_naps_naps_on(pods: Pods, tmp_path: Path) -> None:
+    """nanosleep(2) is not cut short by a sleep, nor by one that is called off with everything frozen."""
+    atomic_writer(tmp_path, OLD, "old")
+    setup = f"""{WATCH}
+class Time(ctypes.Structure):
+    _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]
+naps = []
+def nap():
+    wanted, left, before = Time(4, 0), Time(), time.monotonic()
+    result = libc.clock_nanosleep(0, 0, ctypes.byref(wanted), ctypes.byref(left))
+    naps.append([result, round(time.monotonic() - before)])
+thread = threading.Thread(target=nap)
+thread.start()
+it = watch('/vol/key')
+other = subprocess.Popen(["busybox", "sleep", "1000"])
+"""
+    one = sleepers.python(pods, setup, mounts=[volume(tmp_path)])
+    with pytest.raises(TtrpcError, match="kubelet replaces"):
+        one.sleep()
+    one.ask("os.close(it)")
+    for _ in range(2):
+        one.sleep()
+        assert one.ask("other.poll()") is None
+    assert one.ask("thread.join(10) or naps") == [[0, 4]]
