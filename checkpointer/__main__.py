@@ -29,6 +29,8 @@ from checkpointer import (
 )
 from checkpointer.engine import Engine
 from checkpointer.node import Node
+from checkpointer.room import Room
+from checkpointer.unthrottled import Unthrottled
 from redirector import datapath
 from redirector.errors import RedirectorError
 from ttrpc.server import Server
@@ -113,6 +115,8 @@ def _engine(chosen: settings.Settings) -> Engine:
         store=images.Store(chosen.state_dir),
         zygotes=zygotes,
         execs=execwatch.ExecWatch(chosen.container_dir / "wake"),
+        room=Room(chosen.memory_reserve),
+        unthrottled=Unthrottled(chosen.run_dir / "cpu.max.json"),
     )
 
 

@@ -16,8 +16,6 @@ from pathlib import Path
 from checkpointer import processes
 from checkpointer.errors import ZygoteError
 
-_CRIU_BYTES = 4 << 20  # what criu itself needs while it restores (measured: ~3 MB)
-_CRIU_TASKS = 3  # criu, its helper and the middle process (one less failed with EAGAIN)
 # What would slow down or hinder criu; a restored tree joins these hierarchies of version 1 when it runs.
 _LATER = frozenset({"cpu", "cpuacct", "blkio", "devices", "pids"})
 _UNLIMITED = 1 << 60  # v1 prints "no limit" as a number near 2**63
@@ -164,30 +162,26 @@ def misplaced(pids: Iterable[int], wanted: Cgroups) -> str | None:
     return None
 
 
-def _number(path: Path) -> int | None:
+def number(path: Path) -> int | None:
     """Read a limit or a count; None when there is no such file or no limit."""
     try:
         text = path.read_text().strip()
-    except (FileNotFoundError, OSError):
+    except OSError:
         return None
     if text == "max" or not text.lstrip("-").isdigit() or int(text) >= _UNLIMITED:
         return None
     return int(text)
 
 
-def _ancestors(directory: Path | None, point: Path) -> Iterator[Path]:
+def ancestors(directory: Path | None) -> Iterator[Path]:
     """Iterate over a cgroup and those above it, without the root, which has no limits."""
+    point = _point(directory) if directory is not None else None
     while directory is not None and directory not in (point, directory.parent):
         yield directory
         directory = directory.parent
 
 
-def upwards(directory: Path) -> Iterator[Path]:
-    """Iterate over a cgroup and all above it that may have limits."""
-    return _ancestors(directory, _point(directory))
-
-
-def _reclaimable(directory: Path) -> int:
+def reclaimable(directory: Path) -> int:
     """Return the bytes of page cache that make way by themselves."""
     keys = {"total_inactive_file", "total_active_file"}  # version 1
     if not (directory / "memory.usage_in_bytes").exists():
@@ -196,54 +190,19 @@ def _reclaimable(directory: Path) -> int:
     return sum(int(value) for key, value in lines if key in keys)
 
 
-def memory_room(directory: Path) -> int | None:
-    """Return the bytes that still fit into a cgroup, None without a limit."""
-    limit = _number(directory / "memory.limit_in_bytes")
-    used = _number(directory / "memory.usage_in_bytes")
-    if used is None:
-        limit, used = _number(directory / "memory.max"), _number(directory / "memory.current")
-    if limit is None or used is None:
-        return None
-    return limit - used + _reclaimable(directory)
-
-
 def charged(pid: int) -> int:
     """Return the bytes that the memory cgroup of a process is charged, without page cache that makes way by itself."""
     directory = of(pid).controller("memory")
     if directory is None:
         return 0
-    used = _number(directory / "memory.usage_in_bytes") or _number(directory / "memory.current")
-    return max(0, (used or 0) - _reclaimable(directory)) if used else 0
+    used = number(directory / "memory.usage_in_bytes") or number(directory / "memory.current")
+    return max(0, (used or 0) - reclaimable(directory)) if used else 0
 
 
 def _point(directory: Path) -> Path:
     return next(
         (point for point, _ in _mounts().values() if directory.is_relative_to(point)), Path("/")
     )
-
-
-def room(supervisor_pid: int, pages_bytes: int, tasks: int) -> str | None:
-    """Say why a restore would not fit into the container's limits, or those above it; None if it fits.
-
-    With memory.oom.group=1, kubelet's default, an OOM during the restore kills the supervisor as well.
-    """
-    groups = of(supervisor_pid)
-    need = pages_bytes + _CRIU_BYTES
-    memory = groups.controller("memory")
-    if memory is not None:
-        for directory in _ancestors(memory, _point(memory)):
-            free = memory_room(directory)
-            if free is not None and free < need:
-                return f"it needs {need >> 20} MiB of memory, {directory} has room for {max(free, 0) >> 20}"
-    pids = groups.controller("pids")
-    if (
-        pids is not None and pids == groups.v2
-    ):  # on version 1 tasks move in later, which no limit refuses
-        for directory in _ancestors(pids, _point(pids)):
-            limit, used = _number(directory / "pids.max"), _number(directory / "pids.current")
-            if limit is not None and used is not None and limit - used < tasks + _CRIU_TASKS:
-                return f"it needs {tasks + _CRIU_TASKS} tasks, {directory} has room for {max(limit - used, 0)}"
-    return None
 
 
 @contextlib.contextmanager

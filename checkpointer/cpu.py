@@ -73,7 +73,7 @@ def usage(pid: int) -> Usage | None:
     seconds = _seconds(accounted) if accounted is not None else None
     if seconds is None:
         return None
-    found = [_limit(path) for path in cgroups.upwards(governed)] if governed is not None else []
+    found = [_limit(path) for path in cgroups.ancestors(governed)]
     return Usage(seconds, min((limit for limit in found if limit is not None), default=None))
 
 

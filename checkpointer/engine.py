@@ -6,8 +6,10 @@ import dataclasses
 from collections import defaultdict
 
 from checkpointer import execwatch, images, settings, zygote
+from checkpointer.room import Room
 from checkpointer.rush import Rush
 from checkpointer.tally import NodeTally
+from checkpointer.unthrottled import Unthrottled
 from redirector import datapath
 
 DRAINS = 1000
@@ -19,6 +21,8 @@ class Engine:
     """The node's datapath, image store, criu zygotes and exec watch.
 
     Attributes:
+        room: Memory for wakes.
+        unthrottled: Lifts CPU limits for them.
         drains: Threads for what waits for minutes.
         tally: Durations of all sleeps and wakes.
         rush: Entered by wakes until their first byte is out.
@@ -31,6 +35,8 @@ class Engine:
     store: images.Store
     zygotes: zygote.Zygotes
     execs: execwatch.ExecWatch
+    room: Room
+    unthrottled: Unthrottled
     drains: concurrent.futures.Executor = dataclasses.field(
         default_factory=lambda: concurrent.futures.ThreadPoolExecutor(DRAINS, "drain")
     )

@@ -112,6 +112,7 @@ class Drain:
         try:
             started = processes.start_time(worker.pid), processes.start_time(guardian)
         except ProcessLookupError as error:
+            _end(guardian)  # of a page daemon that failed it would wait for that
             raise RestoreError("the page daemon ended at once", kind=Kind.PAGE_DAEMON) from error
         return cls(directory, worker.pid, guardian, *started, worker.guardian)
 
@@ -225,8 +226,7 @@ class Drain:
             (self.guardian_pid, self._guardian_started),
         ):
             if processes.alive(pid, started):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                _end(pid)
         self.close()
         for name in (SOCKET, _STATUS, _NOTE):
             (self.directory / name).unlink(missing_ok=True)
@@ -236,6 +236,15 @@ class Drain:
         if self._guardian is not None:
             self._guardian.close()
             self._guardian = None
+
+
+def _end(pid: int) -> None:
+    """Kill a process and its children: while criu looks at the kernel it has one that sleeps for ever (criu/kerndat.c)."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+        for member in reversed(processes.tree(pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
 
 
 _NOTED = ("pid", "guardian_pid", "_started", "_guardian_started")

@@ -29,6 +29,10 @@ class Settings:
     image_budget: Bytes = Bytes(0)
     """The most that all images of the node may take together, such as `20Gi`; 0 for no limit but the disk's."""
 
+    memory_reserve: Bytes = Bytes("128Mi")
+    """Memory of the node that wakes leave free: the kubelet begins to evict at 100Mi (`memory.available`). A wake that
+    finds less is held until there is more."""
+
     bundle: Path = Path("/opt/zeropod/criu")
     """The relocatable criu with its libraries, its ld.so and zygote.so."""
 

@@ -13,6 +13,7 @@ from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.kinds import Kind, is_full
 from checkpointer.restored import Restored
+from checkpointer.room import Need
 from redirector.errors import RedirectorError
 
 log = logging.getLogger(__name__)
@@ -40,15 +41,19 @@ def run(container: Container, engine: Engine) -> None:
     image = container.image
     if image is None:
         raise errors.ImageError("there is no image to restore")
-    with engine.rush:
-        restored = _first_byte(container, engine, image)
-    engine.rush.give_way(PATIENCE)
     try:
-        restored.settle()
-    except ProcessLookupError as gone:
-        # What woke it was its last: a SIGTERM, a request to quit. The exit is on its way, the wake did not fail.
-        log.info("settle.gone", extra={"error": str(gone)})
-    container.drain = restored.drain
+        with engine.rush:
+            restored = _first_byte(container, engine, image)
+        engine.rush.give_way(PATIENCE)
+        try:
+            restored.settle()
+        except ProcessLookupError as gone:
+            # What woke it was its last: a SIGTERM, a request to quit. The exit is on its way, the wake did not fail.
+            log.info("settle.gone", extra={"error": str(gone)})
+        container.drain = restored.drain
+    finally:
+        if container.drain is None:
+            engine.room.give_back(container.record.id)
     if container.drain is None:
         try:
             image.drop()
@@ -61,18 +66,18 @@ def run(container: Container, engine: Engine) -> None:
 def _first_byte(container: Container, engine: Engine, image: images.Image) -> Restored:
     """What somebody waits for."""
     clock = Clock()
-    tasks, pages = image.manifest.tasks, image.manifest.pages_bytes
     # It runs already if an earlier try failed after its restore.
-    here = image.fence_state() is images.Fence.RELEASED
-    if not here and (no_room := cgroups.room(container.record.pid, pages, tasks)):
-        raise errors.NoRoom(no_room)
+    if image.fence_state() is not images.Fence.RELEASED:
+        need = Need(image.manifest.pages_bytes, image.manifest.tasks)
+        engine.room.take(container.record.id, container.record.pid, need)
     clock.phase("room")
-    restored = _restore(container, engine, image)
-    inside = dict(restored.phases)
-    inside.pop("total")
-    clock.phase("restore")
-    _replay(container)
-    clock.phase("replay")
+    with engine.unthrottled.lifted(cgroups.of(container.record.pid)):
+        restored = _restore(container, engine, image)
+        inside = dict(restored.phases)
+        inside.pop("total")
+        clock.phase("restore")
+        _replay(container)
+        clock.phase("replay")
     restored.resume()
     clock.phase("supervisor")
     container.times.wake = _phases(clock, inside)
@@ -139,6 +144,7 @@ def drained(container: Container, engine: Engine) -> bool:
     if drain is None or image is None:
         return True
     whole = drain.wait() is lazy.Drained.OK
+    engine.room.give_back(container.record.id)
     # Else it has ended meanwhile, and needs no pages.
     if not whole and container.supervisor.alive():
         log.error("drain.failed", extra={"remedy": "restoring eagerly from the same image"})
@@ -157,8 +163,9 @@ def _again(container: Container, engine: Engine, image: images.Image, drain: laz
         engine.execs.hold(container.record.id, container.record.pid)
         container.hold = container.pod.hold(container.record.id)
     container.hold.only(held.ports, held.connections)
-    restored = restore.again(engine.zygotes, container.target, image, drain)
-    _replay(container)
+    with engine.unthrottled.lifted(cgroups.of(container.record.pid)):
+        restored = restore.again(engine.zygotes, container.target, image, drain)
+        _replay(container)
     engine.execs.release(container.record.id)
     restored.resume()
     restored.settle()

@@ -19,9 +19,10 @@ from typing import Any, Self
 import pytest
 from node import criu_lab
 
-from checkpointer import cgroups, criu, dump, errors, lazy, lifecycle, processes, restore
+from checkpointer import cgroups, criu, dump, errors, lazy, lifecycle, processes, restore, room
 from checkpointer.dump import Frozen
 from checkpointer.images import Fence, Image, Store
+from checkpointer.kinds import Kind
 from checkpointer.supervisor import Signal, State
 from checkpointer.zygote import Bundle, Zygotes
 
@@ -532,14 +533,15 @@ def test_no_room_is_said_before_anything_is_tried(
 ) -> None:
     """A memory limit below the image is a reason that names the cgroup and both sizes."""
     manifest = sleep(zygotes, app, store).manifest
-    assert cgroups.room(app.container.pid, manifest.pages_bytes, manifest.tasks) is None
+    groups, need = cgroups.of(app.container.pid), room.Need(manifest.pages_bytes, manifest.tasks)
+    room.check(groups, need)
     memory = cgroups.of(app.container.pid).controller("memory")
     assert memory is not None
     limit = "memory.max" if (memory / "memory.max").exists() else "memory.limit_in_bytes"
     (memory / limit).write_text(str(manifest.pages_bytes))
-    reason = cgroups.room(app.container.pid, manifest.pages_bytes, manifest.tasks)
-    assert reason is not None
-    assert str(memory) in reason
+    with pytest.raises(errors.NoRoom, match=str(memory)) as caught:
+        room.check(groups, need)
+    assert caught.value.kind is Kind.NO_ROOM_CONTAINER
 
 
 def test_a_later_daemon_finds_the_zygotes(zygotes: Zygotes, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from node import sleepers
 
-from checkpointer import manifest, settings
+from checkpointer import cgroups, manifest, settings
 from dev import cri
 from ttrpc.errors import TtrpcError
 
@@ -243,6 +243,23 @@ def test_an_image_that_turns_out_larger(pods: Pods) -> None:
         one.unharmed()
 
 
+def test_an_image_that_is_too_large_for_its_owner(pods: Pods) -> None:
+    """An application that has more memory than its pod allows for an image stays awake, and `why` names the annotation."""
+    pod = pods(
+        annotations={
+            sleepers.SCALEDOWN: "1h",
+            "zeropod.ctrox.dev/max-image-size": "24Mi",
+        }
+    )
+    one = sleepers.python(pods, pod=pod)
+    with one.talk() as talk:
+        one.sleep()
+        assert talk.ask("memory.update(ballast=os.urandom(20 << 20))") is None
+        assert "max-image-size allows 24Mi" in refused(one, "image-size")
+        assert talk.ask("memory.clear()") is None
+    one.unharmed()
+
+
 def test_the_nodes_budget_for_images(pods: Pods) -> None:
     """One more image than the node allows is refused; when another is gone there is room for it."""
     first, second = (sleepers.python(pods, "ballast = os.urandom(16 << 20)") for _ in range(2))
@@ -282,6 +299,58 @@ def no_failure(one: sleepers.Sleeper, seconds: float) -> str:
             return str(now)
         time.sleep(0.1)
     return ""
+
+
+# --- room -------------------------------------------------------------------------------------------------------------
+
+
+def memory_limit(one: sleepers.Sleeper) -> Path:
+    """The file of a container's memory limit."""
+    group = cgroups.of(one.pid).controller("memory")
+    assert group is not None
+    return next(
+        group / name for name in ("memory.limit_in_bytes", "memory.max") if (group / name).exists()
+    )
+
+
+@pytest.mark.parametrize("level", ["container", "pod"])
+def test_a_limit_that_leaves_no_room(pods: Pods, level: str) -> None:
+    """A wake that does not fit is held, however long, with the limit in `why`, and answered once it fits."""
+    one = sleepers.python(pods, "ballast = os.urandom(16 << 20)")
+    limit = memory_limit(one)
+    if level == "pod":
+        limit = limit.parent.parent / limit.name
+    with one.talk() as talk:
+        talk.ask("memory.update(a=1)")
+        one.sleep()
+        before = limit.read_text()
+        limit.write_text(str(12 << 20))
+        try:
+            talk.send("memory['a'], len(ballast)")
+            cri.until(lambda: one.info()["kind"] == f"no-room-{level}", 10)
+            assert not no_failure(one, 3)
+            assert str(limit.parent) in one.why()
+            one.unharmed()
+        finally:
+            limit.write_text("-1" if int(before) >= 1 << 60 else before)
+        assert talk.answer() == [1, 16 << 20]
+    assert one.reach("RUNNING")["kind"] == ""
+    one.unharmed()
+
+
+def test_a_node_without_memory(pods: Pods) -> None:
+    """A wake that the node's memory has no room for is held, and answered by a daemon that keeps less."""
+    one = sleepers.python(pods)
+    with one.talk() as talk:
+        talk.ask("memory.update(a=1)")
+        one.sleep()
+        with flags("--disk-reserve", "1%", "--memory-reserve", "1Ti"):
+            talk.send("memory['a']")
+            cri.until(lambda: one.info()["kind"] == "no-room-node", 10)
+            assert not no_failure(one, 3)
+            assert "--memory-reserve keeps 1Ti" in one.why()
+        assert talk.answer() == 1
+    one.unharmed()
 
 
 # --- the image --------------------------------------------------------------------------------------------------------

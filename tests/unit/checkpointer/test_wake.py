@@ -11,6 +11,7 @@ from checkpointer import cgroups, errors, restore, wake
 from checkpointer.images import Fence
 from checkpointer.kinds import Kind
 from checkpointer.rush import Rush
+from checkpointer.unthrottled import Unthrottled
 
 
 @pytest.fixture
@@ -18,13 +19,19 @@ def container():
     """A container that sleeps."""
     image = mock.Mock(manifest=mock.Mock(tasks=1, pages_bytes=1, processes=1))
     image.fence_state.return_value = Fence.NONE
-    return mock.Mock(image=image, hold=None)
+    return mock.Mock(image=image, hold=None, drain=None)
 
 
 @pytest.fixture
-def engine(monkeypatch):
-    monkeypatch.setattr(cgroups, "room", lambda *_: None)
-    return SimpleNamespace(rush=Rush(), zygotes=mock.Mock(), execs=mock.Mock())
+def engine(monkeypatch, tmp_path):
+    monkeypatch.setattr(cgroups, "of", lambda _: cgroups.Cgroups({}, None))
+    return SimpleNamespace(
+        rush=Rush(),
+        zygotes=mock.Mock(),
+        execs=mock.Mock(),
+        room=mock.Mock(),
+        unthrottled=Unthrottled(tmp_path / "journal"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,6 +51,7 @@ def test_a_full_disk_holds_a_wake(monkeypatch, container, engine, error):
 
     assert caught.value.kind is Kind.DISK_FULL
     container.image.drop.assert_not_called()
+    engine.room.give_back.assert_called_once()
 
 
 @pytest.mark.parametrize(
