@@ -111,7 +111,11 @@ class Node:
             seen.add(message.id)
             self._names.setdefault(message.uid, set()).add(message.name)
             if message.state != "stopped":
-                self._reported(message)
+                try:
+                    self._reported(message)
+                except Exception:
+                    # The others' are not lost for it, nor is the report sent again for ever.
+                    log.exception("report.broke", extra={"container": message.id})
         gone = set(removed) | (set() if present is None else set(self._known) - seen)
         for container_id in gone:
             # Whoever has an actor is watched by its own pidfd; the plugin's word is not needed for its end.

@@ -42,6 +42,7 @@ _ORIGINAL = """
 
 Pods written for the original need no change. What differs:
 
+- An annotation is enough, `runtimeClassName: zeropod` is not needed.
 - An unknown key below the prefix is a mistake, not passed over.
 - A value that cannot be read leaves the container unmanaged; the original fails its creation.
 - A port 0, a negative `scaledown-duration`, and a port or container that stands twice in one list are mistakes.

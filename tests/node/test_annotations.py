@@ -350,22 +350,24 @@ def test_containers_of_a_pod_wake_each_other_over_localhost(pods: Pods) -> None:
     back.unharmed()
 
 
-@pytest.mark.annotation("container-names")
-def test_a_kept_connection_between_containers_of_a_pod(pods: Pods) -> None:
-    """Over localhost too: it is there after a sleep of either end; here the client's container does not sleep."""
-    pod = wanting(pods, container_names="back")
-    front = sleepers.python(pods, "import io; line = None", pod=pod, name="front")
+@pytest.mark.parametrize("names", ["back", "front,back"])
+def test_a_kept_connection_between_containers_of_a_pod(pods: Pods, names: str) -> None:
+    """Over localhost too it is there after a sleep, of one of its ends or of both."""
+    pod = wanting(pods, container_names=names)
+    front = sleepers.python(pods, pod=pod, name="front")
     back = sleepers.python(pods, pod=pod, port=OTHER, name="back")
-    front.ask(
-        f"globals().update(line=socket.create_connection(('127.0.0.1', {OTHER}), 20).makefile('rw'))"
-    )
-    for number in range(1, 4):
-        back.sleep()
-        said = f"line.write('memory.update(n={number}) or memory\\n') and line.flush() or json.loads(line.readline())"
+    call = f"socket.create_connection(('127.0.0.1', {OTHER}), 20).makefile('rw')"
+    front.ask(f"globals().update(line={call})")
+    for number in range(1, 5):
+        both = [back, front][: 2 if names == "front,back" else 1]
+        for one in both if number % 2 else reversed(both):
+            one.sleep()
+        question = f"memory.update(n={number}) or memory\n"
+        said = f"line.write({question!r}) and line.flush() or json.loads(line.readline())"
         assert front.ask(said) == {"n": number}
         assert back.reach("RUNNING")["wake_cause"] == "tcp-data"
     back.unharmed()
-    assert front.state == "UNMANAGED"
+    front.unharmed()
 
 
 def test_an_init_container_that_ends_well_is_managed_every_time(pods: Pods) -> None:
