@@ -159,6 +159,12 @@ static __always_inline int is_syn(struct packet *p)
     return p->proto == IPPROTO_TCP && (p->flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN;
 }
 
+/* A segment that the kernel cannot deal with alone: it brings the application something. */
+static __always_inline int wants_reader(struct __sk_buff *skb, struct packet *p)
+{
+    return has_payload(p) && !(p->payload == 1 && is_keepalive(skb, p));
+}
+
 /* Return the hold that a frame with ports belongs to, 0 for none. */
 static __always_inline u32 match(struct __sk_buff *skb, u32 slot, struct pod *pod, struct packet *p)
 {
@@ -168,8 +174,11 @@ static __always_inline u32 match(struct __sk_buff *skb, u32 slot, struct pod *po
     u32 *found, id;
 
     found = conns.lookup(&conn);
-    if (found)
-        return *found; /* 0: a sibling's */
+    if (found) {
+        id = *found; /* 0: a sibling's */
+        hold = holds.lookup(&id);
+        return hold && (hold->mode & MODE_SCOPE) == MODE_LIVE && !wants_reader(skb, p) ? 0 : id;
+    }
     found = ports.lookup(&port);
     if (!found)
         return pod->everything;
@@ -183,6 +192,7 @@ static __always_inline u32 match(struct __sk_buff *skb, u32 slot, struct pod *po
     case MODE_EVERYTHING:
         return id;
     case MODE_SET:
+    case MODE_LIVE:
         return p->proto == IPPROTO_UDP || is_syn(p) || !is_live(skb, p) ? id : 0;
     }
     return 0;

@@ -15,6 +15,7 @@
 #define MODE_SYNS 1       /* new TCP connections to the ports */
 #define MODE_EVERYTHING 2 /* every TCP and UDP frame of the pod that is not known to be a sibling's */
 #define MODE_SET 3        /* the ports and connections of the image */
+#define MODE_LIVE 4       /* the same of a frozen application, whose sockets live: what the kernel answers alone passes */
 #define MODE_SCOPE 0x0f
 #define MODE_DRAIN 0x80   /* only while frames are queued: `redirected` differs from `confirmed` */
 

@@ -90,7 +90,7 @@ class Held(NamedTuple):
 
     sandbox_id: str
     container_id: str
-    mode: Literal["off", "syns", "everything", "set"]
+    mode: Literal["off", "syns", "everything", "set", "live"]
     draining: bool
     ports: frozenset[Port]
     connections: frozenset[Connection]

@@ -129,17 +129,21 @@ class Hold:
         connections: Iterable[Connection],
         quiet: Iterable[Port] = (),
         streams: Mapping[Connection, Stream] = _UNKNOWN,
+        *,
+        live: bool = False,
     ) -> None:
         """Asleep: hold these, and give back at once what was caught beyond them in phase 2.
 
         The next `receive` tells whether a reason to wake is among what is kept. What comes to `quiet`
         ports is none. Connections of which `streams` says how they stand are kept alive from now on:
-        their peers' keepalives are answered, and `keep_alive` sends the application's.
+        their peers' keepalives are answered, and `keep_alive` sends the application's. Where the
+        sockets are still there (`live`) the kernel does both, and of connections only what brings
+        the application something is held.
         """
         with self._lock:
             self._quiet = frozenset(quiet)
             self._claim(frozenset(ports), frozenset(connections), streams)
-            self._set_mode(maps.MODE_SET)
+            self._set_mode(maps.MODE_LIVE if live else maps.MODE_SET)
             self._state.end_everything(self.number)
             while self._read() == _READ_AT_ONCE:
                 continue
@@ -191,6 +195,8 @@ class Hold:
         connections: Iterable[Connection],
         quiet: Iterable[Port] = (),
         streams: Mapping[Connection, Stream] = _UNKNOWN,
+        *,
+        live: bool = False,
     ) -> None:
         """Take over from a process that died: hold as `only` does, then count from here.
 
@@ -199,7 +205,7 @@ class Hold:
         with self._lock:
             self._quiet = frozenset(quiet)
             self._claim(frozenset(ports), frozenset(connections), streams)
-            self._set_mode(maps.MODE_SET)
+            self._set_mode(maps.MODE_LIVE if live else maps.MODE_SET)
             time.sleep(_SILENCE)
             redirected = self._redirected()
             self._read()
@@ -216,7 +222,7 @@ class Hold:
         if not self._lock.acquire(timeout=_PATIENCE):
             return None
         try:
-            self._read(release=self._mode == maps.MODE_SET)
+            self._read(release=self._mode in (maps.MODE_SET, maps.MODE_LIVE))
             wake, self._wake = self._wake, None
             return wake
         finally:

@@ -11,11 +11,12 @@ from bpf.maps import ConnKey, Maps, NetworkKey, Owner, PortKey
 from redirector.endpoints import Connection, Held, Port
 from redirector.errors import FullError
 
-_MODES: dict[int, Literal["off", "syns", "everything", "set"]] = {
+_MODES: dict[int, Literal["off", "syns", "everything", "set", "live"]] = {
     maps.MODE_OFF: "off",
     maps.MODE_SYNS: "syns",
     maps.MODE_EVERYTHING: "everything",
     maps.MODE_SET: "set",
+    maps.MODE_LIVE: "live",
 }
 
 

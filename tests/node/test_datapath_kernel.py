@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import os
 import shutil
@@ -233,6 +234,95 @@ def test_a_connection_in_time_wait_is_still_answered(lab: Lab, hold: Hold):
     peer.close()  # its FIN goes to FIN_WAIT2 in the pod
     state = f"ss -Htan state time-wait sport = :{port_of(listener)}"
     until(lambda: lab.pod.shell(state))
+
+
+# -- sockets that live on ---------------------------------------------------------------------------
+
+
+@both_families
+def test_a_live_socket_answers_what_needs_no_application(lab: Lab, hold: Hold, family: int):
+    """Keepalives and goodbyes of a frozen application's connections pass; payload, SYNs and datagrams wait and wake."""
+    listener, plain = lab.serve(family), lab.datagrams(family)
+    peer, pod_end = lab.connect(listener)
+    hold.only([tcp(listener), udp(plain)], [connection(pod_end)], live=True)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    time.sleep(3.2)
+    assert not is_readable(peer), "the peer has given up"
+    assert (hold.queued, hold.receive()) == (0, None)
+
+    peer.sendall(b"hello")
+    wake = wake_of(hold)
+    assert wake is not None
+    assert wake.kind == "tcp-data"
+    assert not is_readable(pod_end)
+    caller = lab.dial(listener)
+    wake = wake_of(hold)
+    assert wake is not None
+    assert wake.kind == "tcp-connect"
+    lab.client.socket(family, socket.SOCK_DGRAM).sendto(b"x", (POD[family], port_of(plain)))
+    wake = wake_of(hold)
+    assert wake is not None
+    assert wake.kind == "udp"
+    hold.replay()
+    pod_end.settimeout(0.15)
+    assert pod_end.recv(100) == b"hello"
+    assert plain.recv(10) == b"x"
+    assert is_connected(caller, 0.5)
+
+
+def test_a_live_socket_is_told_of_the_end(lab: Lab, hold: Hold):
+    """A FIN passes and is acknowledged, and wakes nobody."""
+    peer, pod_end = lab.connect(lab.serve(socket.AF_INET))
+    hold.only([], [connection(pod_end)], live=True)
+    peer.shutdown(socket.SHUT_WR)
+    state = f"ss -Htan state fin-wait-2 dport = :{pod_end.getsockname()[1]}"
+    until(lambda: lab.client.shell(state))
+    assert (hold.queued, hold.receive()) == (0, None)
+    assert pod_end.recv(10) == b""
+
+
+def test_what_a_live_socket_sends_is_acknowledged(lab: Lab, hold: Hold):
+    """The kernel goes on sending for a frozen application; the answers reach it."""
+    peer, pod_end = lab.connect(lab.serve(socket.AF_INET))
+    hold.only([], [connection(pod_end)], live=True)
+    pod_end.setblocking(False)
+    sent = 0
+    while sent < 1 << 20:
+        with contextlib.suppress(BlockingIOError):
+            sent += pod_end.send(b"x" * 65536)
+        with contextlib.suppress(BlockingIOError):
+            peer.recv(1 << 20, socket.MSG_DONTWAIT)
+    assert (hold.queued, hold.receive()) == (0, None)
+
+
+def test_live_holds_survive_their_daemon(lab: Lab, root: Path):
+    """While nobody reads the TAP payload is dropped and comes again; the successor holds in the same way."""
+    first = Datapath.open(root)
+    listener = lab.serve(socket.AF_INET)
+    peer, end = lab.connect(listener)
+    sleeping = first.attach(lab.pod.pid, "sandbox").hold("container")
+    ports, connections = [tcp(listener)], [connection(end)]
+    sleeping.only(ports, connections, live=True)
+    crash(sleeping)
+    peer.sendall(b"anybody?")
+    time.sleep(0.3)
+    assert not is_readable(end)
+    second = Datapath.open(root)
+    assert [held.mode for held in second.holds()] == ["live"]
+    adopted = second.attach(lab.pod.pid, "sandbox").adopt(
+        "container", ports, connections, live=True
+    )
+    try:
+        assert wake_of(adopted) is not None
+        adopted.replay()
+        end.settimeout(0.15)
+        assert end.recv(100) == b"anybody?"
+        adopted.close()
+    finally:
+        second.forget("sandbox")
 
 
 # -- datagrams ------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ def test_every_map_is_packed_as_the_header_declares_it():
         "MODE_SYNS",
         "MODE_EVERYTHING",
         "MODE_SET",
+        "MODE_LIVE",
         "MODE_SCOPE",
         "MODE_DRAIN",
     ],
