@@ -156,6 +156,8 @@ class Actor:
             container.since = time.time()
             if after.state is State.RUNNING:
                 container.active = time.monotonic()
+                if before.state is State.WAKING:
+                    container.woke = container.active
             elif after.state is State.ASLEEP:
                 self._doorbell.listen()
                 if container.called_off.is_set():
@@ -165,7 +167,7 @@ class Actor:
             self._observe(container, before.state)
         elif after.would_sleep is not before.would_sleep:
             if not after.would_sleep:
-                container.active = time.monotonic()
+                container.active = container.woke = time.monotonic()
             self._log_doze()
             self._observe(container, before.state)
         elif after.reason != before.reason:

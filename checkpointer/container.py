@@ -49,6 +49,7 @@ class Container:
         life: Where it stands.
         since: Epoch seconds of the last transition.
         active: Monotonic seconds of its start or last wake.
+        woke: Monotonic seconds of its last wake, a dry run's too; 0 = none since the daemon took it over.
         quiet: Monotonic seconds: traffic after this calls the sleep off that is being tried.
         hold: Its packets, while it sleeps or is about to.
         image: Its committed image, while it sleeps or its pages are still being drained.
@@ -66,6 +67,7 @@ class Container:
     life: lifecycle.Life = dataclasses.field(default_factory=lifecycle.Life)
     since: float = dataclasses.field(default_factory=time.time)
     active: float = dataclasses.field(default_factory=time.monotonic)
+    woke: float = 0.0
     quiet: float = 0.0
     hold: Hold | None = None
     image: images.Image | None = None

@@ -62,6 +62,7 @@ class Facts:
 
     Attributes:
         since: When it started or woke, which counts as activity.
+        woke: When it last woke; 0 = not yet.
         seen: Its ports and connections.
         ignored: Connections of peers, or to ports, that the policy ignores.
         unsent: Bytes on their way to its peers. Asleep it would not send them, and an ACK does not wake.
@@ -75,6 +76,7 @@ class Facts:
     """
 
     since: float
+    woke: float = 0.0
     seen: tuple[Seen, ...] = ()
     ignored: tuple[Seen, ...] = ()
     unsent: int = 0
@@ -136,6 +138,11 @@ def decide(now: float, facts: Facts, policy: Policy) -> Idle | Busy:
     waiting = facts.unsent_ignored or (asked is not None and now < asked + GRACE)
     if waiting and now < (facts.spared or now) + GRACE:
         return Busy(now + GLANCE, "an ignored peer is being answered", spares=True)
+    if facts.woke and now < facts.woke + policy.min_awake:
+        return Busy(
+            facts.woke + policy.min_awake,
+            f"it woke {now - facts.woke:.0f} s ago, and {PREFIX}/min-awake is {policy.min_awake:.0f} s",
+        )
     return Idle()
 
 

@@ -137,6 +137,7 @@ class Lookout:
         seen = Traffic(container, table, inodes)
         facts = idle.Facts(
             since=container.active,
+            woke=container.woke,
             seen=seen.seen(),
             ignored=seen.ignored(),
             unsent=seen.unsent(ignored=False),

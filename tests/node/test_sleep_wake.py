@@ -314,3 +314,18 @@ def resident(container: cri.Container) -> int:
     for pid in cgroup_pids(container):
         pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.annotation("min-awake")
+def test_it_stays_awake_for_a_while_after_a_wake(pods: Pods) -> None:
+    """With min-awake it sleeps after its scaledown-duration at first, and not before that long after each wake."""
+    annotations = {sleepers.SCALEDOWN: "1s", "zeropod.ctrox.dev/min-awake": "6s"}
+    one = sleepers.python(pods, pod=pods(annotations=annotations))
+    one.reach("ASLEEP")
+    for wakes in (1, 2):
+        assert one.ask("1") == 1
+        woke = time.monotonic()
+        cri.until(lambda: "min-awake is 6 s" in one.why(), 5)
+        one.reach("ASLEEP")
+        assert 5.5 < time.monotonic() - woke < 12
+        assert one.info()["wakes"] == wakes

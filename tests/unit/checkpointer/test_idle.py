@@ -135,3 +135,20 @@ def test_a_look_before_the_last_one_makes_the_cpu_time_recent():
     assert early(100.0, 160.0, Policy(cpu_threshold=0.1)) == 150.0
     assert early(150.0, 160.0, Policy(cpu_threshold=0.1)) == 160.0
     assert early(100.0, 160.0, Policy(cpu_threshold=0.0)) == 160.0
+
+
+def test_min_awake_counts_from_the_wake_whatever_the_traffic():
+    """A container that never woke is not held to it, and traffic does not prolong it."""
+    policy = {"min_awake": 300.0}
+    decision = when(200.0, Seen(90.0, 100.0), since=100.0, woke=100.0, policy=policy)
+
+    assert isinstance(decision, Busy)
+    assert decision.until == 400.0
+    assert "it woke 100 s ago" in decision.because
+    assert "min-awake is 300 s" in decision.because
+    assert when(400.0, Seen(90.0, 100.0), since=100.0, woke=100.0, policy=policy) == Idle()
+    assert when(200.0, Seen(90.0, 100.0), policy=policy) == Idle()
+    # Later traffic has the last word, as ever.
+    assert when(420.0, Seen(390.0, 395.0), woke=100.0, policy=policy) == Busy(
+        455.0, "last traffic 25 s ago"
+    )
