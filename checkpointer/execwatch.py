@@ -13,7 +13,7 @@ import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from bpf import syscall
@@ -30,7 +30,7 @@ class _Watched:
     supervisor: int
     wait: bool
     held: bool = True
-    waiting: list[int] = dataclasses.field(default_factory=list)
+    waiting: dict[int, int] = dataclasses.field(default_factory=dict)  # pids by descriptor
     mounts: list[tuple[int, bytes]] = dataclasses.field(default_factory=list)
 
 
@@ -123,6 +123,19 @@ class ExecWatch:
                 except OSError:
                     continue  # the mount is gone, and the mark with it
 
+    def turn_away(self, container_id: str, pids: Collection[int]) -> bool:
+        """Let the execs of these processes fail, should they wait; False if none does."""
+        denied = []
+        with self._lock:
+            for watched in self._by_mount_ns.values():
+                if watched.container_id == container_id:
+                    denied += [fd for fd, pid in watched.waiting.items() if pid in pids]
+                    for fd in denied:
+                        watched.waiting.pop(fd, None)
+        for fd in denied:
+            self._answer(fd, syscall.FAN_DENY)
+        return bool(denied)
+
     def close(self) -> None:
         """Let everybody through."""
         os.close(self._fd)
@@ -194,14 +207,13 @@ class ExecWatch:
             if not watched.held:
                 return None
             if watched.wait:
-                watched.waiting.append(event.fd)
+                watched.waiting[event.fd] = event.pid
         return watched
 
     def _forget_waiter(self, fd: int) -> None:
         with self._lock:
             for watched in self._by_mount_ns.values():
-                if fd in watched.waiting:
-                    watched.waiting.remove(fd)
+                watched.waiting.pop(fd, None)
 
     def _called(self, event: syscall.FanotifyEvent) -> None:
         with self._lock:

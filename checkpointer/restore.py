@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 
 from bpf import syscall
-from checkpointer import cgroups, criu, processes, rescue
+from checkpointer import cgroups, criu, pids, processes, rescue
 from checkpointer.clock import Clock
 from checkpointer.errors import (
     CheckpointerError,
@@ -284,6 +284,8 @@ class _Restore:
         lines = criu.telling(log)
         reason = str(self._objection or error) or repr(error)
         kind = kind_of(self._objection or error, lines)
+        if kind is Kind.CRIU_FAILED and pids.tells_taken((reason, *lines)):
+            kind = Kind.PID_TAKEN
         wrote, ours = self._image.manifest.criu, self._zygotes.bundle.version
         if kind is Kind.CRIU_FAILED and wrote != ours:
             reason += f" (the image was written by criu {wrote}, and this is {ours})"

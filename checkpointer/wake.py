@@ -7,21 +7,18 @@ removing the image) comes after the replay.
 import logging
 import re
 
-from checkpointer import cgroups, errors, images, lazy, restore, volumes
+from checkpointer import cgroups, errors, images, lazy, pids, restore, volumes
 from checkpointer.clock import Clock
 from checkpointer.container import Container
 from checkpointer.engine import Engine
-from checkpointer.kinds import Kind, is_full
+from checkpointer.kinds import Kind
 from checkpointer.restored import Restored
 from checkpointer.room import Need
 from redirector.errors import RedirectorError
 
 log = logging.getLogger(__name__)
 
-_PASSING = {
-    Kind.DISK_FULL: "free space or inodes on the disk of the images, or of the container's own files",
-}
-"""What will be otherwise some day, with the remedy: a wake waits for that as long as its container lives."""
+_MAKE_SPACE = "free space or inodes on the disk of the images, or of the container's own files"
 
 _GONE = re.compile(r"Can't open file .* on restore: No such file")  # criu/files-reg.c: open_path
 
@@ -95,17 +92,30 @@ def _restore(container: Container, engine: Engine, image: images.Image) -> Resto
             if not error.retry or not _mended(container, image, error):
                 raise
             return restore.restore(engine.zygotes, container.target, image, lazy=lazily)
-    except errors.RestoreError as error:
-        if error.retry and error.kind in _PASSING:
-            raise errors.NoRoom(
-                f"{error.reason}; {_PASSING[error.kind]}", kind=error.kind
-            ) from error
+    except (errors.RestoreError, OSError) as error:
+        if isinstance(error, errors.RestoreError) and not error.retry:
+            raise
+        kind, reason = errors.kind_of(error), getattr(error, "reason", str(error))
+        if kind is Kind.DISK_FULL:
+            raise errors.NoRoom(f"{reason}; {_MAKE_SPACE}", kind=kind) from error
+        if kind is Kind.PID_TAKEN:
+            reason = _in_the_way(container, engine, image) or reason
+            raise errors.NoRoom(reason, kind=kind) from error
         raise
-    except OSError as error:
-        if is_full(error):
-            reason = f"{error}; {_PASSING[Kind.DISK_FULL]}"
-            raise errors.NoRoom(reason, kind=Kind.DISK_FULL) from error
-        raise
+
+
+def _in_the_way(container: Container, engine: Engine, image: images.Image) -> str:
+    """Say who has a pid of the application's; "" if nobody has by now.
+
+    An exec that waits for this very wake would keep it for ever.
+    """
+    found = pids.takers(container.record.pid, image.manifest.security)
+    if not found:
+        return ""
+    said = f"{found[0]}, which was the application's"
+    if engine.execs.turn_away(container.record.id, {taker.pid for taker in found}):
+        return f"{said}; it was an exec that waited for the application, and was told to try again"
+    return f"{said}; end it"
 
 
 def _mended(container: Container, image: images.Image, error: errors.RestoreError) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from node import sleepers
 
-from checkpointer import cgroups, manifest, settings
+from checkpointer import cgroups, manifest, processes, settings
 from dev import cri
 from ttrpc.errors import TtrpcError
 
@@ -350,6 +350,61 @@ def test_a_node_without_memory(pods: Pods) -> None:
             assert not no_failure(one, 3)
             assert "--memory-reserve keeps 1Ti" in one.why()
         assert talk.answer() == 1
+    one.unharmed()
+
+
+# --- pids -------------------------------------------------------------------------------------------------------------
+
+
+def next_pid(one: sleepers.Sleeper, pid: int, then: str) -> subprocess.Popen[bytes]:
+    """Let the next process of a container have a pid (kernel.ns_last_pid, sysctl(5)), then run something in a shell."""
+    script = f"mount -t proc proc /mnt; echo {pid - 1} >/mnt/sys/kernel/ns_last_pid; {then}"
+    inside = ["nsenter", "-t", str(one.pid), "-p", "unshare", "-m", "--propagation", "private"]
+    return subprocess.Popen([*inside, "sh", "-c", script])
+
+
+def own_pid(one: sleepers.Sleeper) -> int:
+    """The application's pid in its container."""
+    return processes.vpid(one.tree()[0])
+
+
+def test_a_pid_that_is_taken(pods: Pods) -> None:
+    """A process that has a pid of the application's holds the wake, is named in `why`, and costs no image."""
+    one = sleepers.python(pods)
+    with one.talk() as talk:
+        talk.ask("memory.update(a=1)")
+        pid = own_pid(one)
+        one.sleep()
+        with next_pid(one, pid, "sleep 1000") as taker:
+            try:
+                cri.until(lambda: len(sleepers.descendants(taker.pid)) == 2, 10)
+                talk.send("memory['a']")
+                cri.until(lambda: one.info()["kind"] == "pid-taken", 10)
+                assert not no_failure(one, 3)
+                assert f"(sleep) is pid {pid} in the container" in one.why()
+            finally:
+                for member in sleepers.descendants(taker.pid):
+                    os.kill(member, signal.SIGKILL)
+        assert talk.answer() == 1
+    one.unharmed()
+
+
+def test_an_exec_that_has_the_applications_pid(pods: Pods) -> None:
+    """An exec that waits for the application and has its pid fails, for the wake would wait for it as well."""
+    one = sleepers.python(pods)
+    with one.talk() as talk:
+        talk.ask("memory.update(a=1)")
+        pid = own_pid(one)
+        for attempt in range(5):
+            one.sleep()
+            next_pid(one, pid, "true").wait()
+            result = one.container.exec(["true"])
+            one.reach("RUNNING")
+            assert talk.ask("memory['a']") == 1
+            if result.code:
+                break
+            assert attempt < 4, "no exec had the pid"
+        assert one.container.exec(["true"]).code == 0
     one.unharmed()
 
 

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from checkpointer import cgroups, errors, restore, wake
+from checkpointer import cgroups, errors, pids, restore, wake
 from checkpointer.images import Fence
 from checkpointer.kinds import Kind
 from checkpointer.rush import Rush
@@ -70,3 +70,24 @@ def test_another_failure_is_one(monkeypatch, container, engine, error):
         wake.run(container, engine)
 
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("takers", "waits", "reason"),
+    [
+        ([], False, "File exists"),
+        ([pids.Taker(9, "sleep", 2)], False, "process 9 .* end it"),
+        ([pids.Taker(9, "runc", 2)], True, "process 9 .* told to try again"),
+    ],
+)
+def test_a_pid_that_is_taken_holds_a_wake(monkeypatch, container, engine, takers, waits, reason):
+    """An exec that has it is turned away: it would wait for the wake, and the wake for it."""
+    error = errors.RestoreError("Can't fork for 2: File exists", kind=Kind.PID_TAKEN)
+    monkeypatch.setattr(restore, "restore", mock.Mock(side_effect=error))
+    monkeypatch.setattr(pids, "takers", lambda *_: takers)
+    engine.execs.turn_away.return_value = waits
+
+    with pytest.raises(errors.NoRoom, match=reason) as caught:
+        wake.run(container, engine)
+
+    assert caught.value.kind is Kind.PID_TAKEN
