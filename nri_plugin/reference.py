@@ -54,7 +54,7 @@ _OURS = """
 ## Ours
 """
 
-_CONTAINERS = f"""
+_CONTAINERS = """
 ## Several containers in a pod
 
 Each container sleeps and wakes alone, by its own ports. Packets from its neighbours, over localhost too, wake it like
@@ -67,10 +67,12 @@ The runtime does not tell which kind of container it starts, so that these are t
 - **Sidecars** (init containers with `restartPolicy: Always`) sleep and wake as any container.
 - **Ephemeral containers** (`kubectl debug`) with a terminal, or with `--target`, are unmanaged: neither can be
   checkpointed. Others run under the supervisor and, listening on no port, stay awake. The pod's other containers go on
-  sleeping and waking beside them.
+  sleeping and waking beside them, the one that `--target` names too: asleep it has no process to look at, and an exec
+  into it or `zeropod wake` brings it back.
 
 A container that ended within 10 s, and not with exit code 0, runs without the supervisor the next time
-(`zeropod why` says so): if the supervisor was the cause, it now runs. `{PREFIX}container-names` keeps it so for good.
+(`zeropod why` says so): if the supervisor was the cause, it now runs. Leave it out with `container-names` to keep it so
+for good.
 """
 
 
