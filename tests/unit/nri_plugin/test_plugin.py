@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import copy
 import os
+import random
 import socket
 
 import pytest
@@ -366,3 +367,35 @@ async def test_a_plain_container_found_at_start_has_its_own_reason(tmp_path):
         async with asyncio.timeout(5):
             while "tty" not in node.known.get("c1").reason:
                 await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_was_heard_of_it_a_running_container_has_a_reason(tmp_path, seed):
+    """Events that are missed, repeated or late, and lists between them: none leaves it unmanaged without a word."""
+    chance = random.Random(seed)
+    pods = [api.PodSandbox(id="p1", name="pod", namespace="ns", uid="u1", annotations=WANTED)]
+    mount = api.Mount(destination="/.zeropod", source=str(tmp_path))
+    started = []
+    async with connected(tmp_path, verify_timeout=0.02) as node:
+        for number in range(20):
+            found = {"id": f"c{number}", "name": "web", "pod_sandbox_id": "p1", "pid": os.getpid()}
+            stored = {"args": ["sh"]}
+            if chance.random() < 0.3:
+                stored = {"args": injection.supervised(["sh"]), "mounts": [mount]}
+                stored["annotations"] = {injection.MARK: "[]"}
+            node.records.add(f"c{number}")
+            for event in ("PostCreateContainer", "StartContainer", "PostStartContainer"):
+                state = api.State.RUNNING if event == "PostStartContainer" else api.State.CREATED
+                told = api.Container(**found | stored, state=state)
+                if state == api.State.RUNNING:
+                    started.append(told)
+                if chance.random() < 0.7:
+                    request = api.EventRequest(pod=pods[0], container=told)
+                    await node.runtime.call(event, request)
+                elif chance.random() < 0.5:
+                    everything = api.SynchronizeRequest(pods=pods, containers=started)
+                    await node.runtime.call("Synchronize", everything, api.SynchronizeResponse)
+        running = [one for one in node.known if one.state == api.State.RUNNING]
+        await asyncio.sleep(0.3)
+        assert running
+        assert [one.id for one in running if not node.known.get(one.id).reason] == []
