@@ -34,6 +34,7 @@ class Policy:
         lazy_restore: Load memory behind the running application: "auto" by size, "true", "false".
         probe_detection: Answer the kubelet's probes while it sleeps.
         portless: It may sleep without a listening port.
+        io_uring: It may use io_uring, which cannot be checkpointed.
         notes: Sentences on annotations that were accepted and change nothing.
         wishes: The annotations that ask for more than the default, as "min-awake=5m".
         names: All containers that the pod's annotations name.
@@ -56,6 +57,7 @@ class Policy:
     lazy_restore: str = "auto"
     probe_detection: bool = True
     portless: bool = False
+    io_uring: bool = False
     notes: tuple[str, ...] = ()
     wishes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()

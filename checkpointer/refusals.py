@@ -22,8 +22,8 @@ atomic_writer.go); a file open in one is gone after the swap."""
 _BY_LINK = (
     (
         "anon_inode:[io_uring]",  # criu#2131
-        "it uses io_uring; use the runtime's seccomp profile (seccompProfile: RuntimeDefault), which forbids it and "
-        "makes programs do without, or turn it off in the application (UV_USE_IO_URING=0 for Node.js)",
+        "it uses io_uring; start the pod again, without the annotation zeropod.ctrox.dev/allow-io-uring: programs "
+        "that are not allowed to use it do without",
     ),
     ("anon_inode:[perf_event]", "it has performance counters open; stop profiling it"),
     ("anon_inode:bpf-", "it has BPF maps or programs open, which criu cannot dump"),

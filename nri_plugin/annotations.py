@@ -280,6 +280,18 @@ TABLE = (
         '"false": it ends at once with exit code 0, as with the original.',
     ),
     Annotation(
+        name="allow-io-uring",
+        origin=OURS,
+        form=BOOLEAN,
+        parse=values.boolean,
+        default="false",
+        example="true",
+        field="io_uring",
+        text="Let the containers use io_uring, which cannot be checkpointed: one that does stays awake. By default the "
+        "call that begins it fails with ENOSYS (by the seccomp profile), and programs such as Node.js or uvloop do "
+        "without. With `disable-checkpointing` it is always allowed.",
+    ),
+    Annotation(
         name="connections",
         origin=OURS,
         form='"keep", "wait" or "close"',

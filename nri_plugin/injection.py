@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nri_plugin import refusals
+from nri_plugin import refusals, seccomp
 
 SUPERVISOR = f"{refusals.DESTINATION}/init"
 
@@ -26,8 +26,16 @@ def supervised(args: Sequence[str]) -> list[str]:
     return [SUPERVISOR, "--", *args]
 
 
-def rewrite(spec: refusals.Spec, container_dir: pathlib.Path) -> dict[str, Any]:
-    """Return `spec` with the supervisor in it; all else, known or not, is as before."""
+def rewrite(
+    spec: refusals.Spec, container_dir: pathlib.Path, *, io_uring: bool = False
+) -> dict[str, Any]:
+    """Return `spec` with the supervisor in it; all else, known or not, is as before.
+
+    Args:
+        spec: of the container.
+        container_dir: where the supervisor is on the host.
+        io_uring: leave the container that which cannot be checkpointed.
+    """
     changed: dict[str, Any] = copy.deepcopy(dict(spec))
     args = changed["process"]["args"]
     changed["process"]["args"] = supervised(args)
@@ -36,6 +44,10 @@ def rewrite(spec: refusals.Spec, container_dir: pathlib.Path) -> dict[str, Any]:
         **(changed.get("annotations") or {}),
         MARK: json.dumps(args, ensure_ascii=False),
     }
+    if not io_uring:
+        linux = changed.get("linux") or {}
+        profile = seccomp.without(linux.get("seccomp"), seccomp.IO_URING)
+        changed["linux"] = {**linux, "seccomp": profile}
     return changed
 
 

@@ -268,11 +268,21 @@ class Plugin:
                 return NONE  # by another instance of ours, in a rolling update
             reason = self._refusal(record)
             if not reason:
-                changed = injection.rewrite(record.spec, self._config.container_dir)
+                changed = injection.rewrite(
+                    record.spec,
+                    self._config.container_dir,
+                    io_uring=self._keeps_io_uring(container_id),
+                )
                 await self._records.put_spec(record, changed)
         except containers.ContainersError as error:
             return Reason("containerd", f"its spec could not be changed: {error}")
         return reason
+
+    def _keeps_io_uring(self, container_id: str) -> bool:
+        """Tell whether a container may use what criu cannot dump: by its wish, or as it is never dumped."""
+        found = self._known.get(container_id)
+        policy = found.policy if found is not None else {}
+        return bool(policy.get("io_uring") or policy.get("disable_checkpointing"))
 
     async def _forgive(self, found: registry.Container, lived: float) -> None:
         """Take back that a short life counts, if it ended with 0."""

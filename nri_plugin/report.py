@@ -55,6 +55,7 @@ TABLE: messages.Table = {
         (18, "notes", "repeated string"),
         (19, "wishes", "repeated string"),  # as written, where not the default
         (20, "names", "repeated string"),  # of containers, in any annotation
+        (21, "io_uring", "optional bool"),
     ],
     "Container": [
         (1, "id", "string"),

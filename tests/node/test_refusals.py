@@ -23,7 +23,8 @@ IO_URING = "it = ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(1
 @pytest.mark.timeout(120)
 def test_io_uring(pods: Pods) -> None:
     """An application with io_uring runs on unharmed over three idle periods, and `why` names io_uring."""
-    one = sleepers.python(pods, IO_URING, scaledown="1s")
+    pod = pods(annotations={sleepers.SCALEDOWN: "1s", "zeropod.ctrox.dev/allow-io-uring": "true"})
+    one = sleepers.python(pods, IO_URING, pod=pod)
     if one.ask("it") < 0:
         pytest.skip("this kernel lets no container use io_uring")
     with one.talk() as talk:

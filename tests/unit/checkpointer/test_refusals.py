@@ -86,7 +86,7 @@ def test_an_ordinary_tree_is_not_refused(ordinary: dict[str, object]) -> None:
     [
         ({"tracer": 99}, "traced by 99"),
         ({"namespaces": ("net", "user")}, "net and user namespace"),
-        ({"links": ("anon_inode:[io_uring]",)}, "RuntimeDefault"),
+        ({"links": ("anon_inode:[io_uring]",)}, "allow-io-uring"),
         ({"links": ("anon_inode:[perf_event]",)}, "performance counters"),
         ({"links": ("anon_inode:bpf-map",)}, "BPF maps"),
         ({"links": ("anon_inode:[userfaultfd]",)}, "userfaultfd"),
