@@ -130,12 +130,19 @@ class Moves:
 
     async def _drained(self) -> None:
         """Wait for the pages; if they cannot come any more, restore again as often as a wake is tried."""
-        for failures in range(1, lifecycle.MAX_WAKES + 1):
+        failures, said = 0, ""
+        while True:
             try:
                 await self._loop.run_in_executor(
                     self._engine.drains, wake.drained, self._container, self._engine
                 )
+            except errors.NoRoom as full:
+                if full.reason != said:
+                    logger.warning("drain.held", extra={"reason": full.reason, "kind": full.kind})
+                said = full.reason
+                await asyncio.sleep(lifecycle.WAKE_BACKOFF[0])
             except errors.RestoreError as error:
+                failures += 1
                 if not error.retry or failures == lifecycle.MAX_WAKES:
                     raise
                 await asyncio.sleep(lifecycle.backoff(lifecycle.WAKE_BACKOFF, failures))

@@ -4,8 +4,10 @@ Ordered for the first byte: what a client does not need (the rest of the v1 cgro
 removing the image) comes after the replay.
 """
 
+import contextlib
 import logging
 import re
+from collections.abc import Iterator
 
 from checkpointer import cgroups, errors, images, lazy, pids, restore, volumes
 from checkpointer.clock import Clock
@@ -83,19 +85,29 @@ def _first_byte(container: Container, engine: Engine, image: images.Image) -> Re
 
 
 def _restore(container: Container, engine: Engine, image: images.Image) -> Restored:
-    """Restore; what is in the way only for a time is no failure of the image."""
     lazily = lazy.worth(image.manifest)
-    try:
+    with _passing(container, engine, image):
         try:
             return restore.restore(engine.zygotes, container.target, image, lazy=lazily)
         except errors.RestoreError as error:
             if not error.retry or not _mended(container, image, error):
                 raise
             return restore.restore(engine.zygotes, container.target, image, lazy=lazily)
+
+
+@contextlib.contextmanager
+def _passing(container: Container, engine: Engine, image: images.Image) -> Iterator[None]:
+    """What is in the way of a restore only for a time is no failure of the image.
+
+    Raises:
+        errors.NoRoom: Instead of the error that told it.
+    """
+    try:
+        yield
     except (errors.RestoreError, OSError) as error:
         if isinstance(error, errors.RestoreError) and not error.retry:
             raise
-        kind, reason = errors.kind_of(error), getattr(error, "reason", str(error))
+        kind, reason = errors.kind_of(error), errors.reason_of(error)
         if kind is Kind.DISK_FULL:
             raise errors.NoRoom(f"{reason}; {_MAKE_SPACE}", kind=kind) from error
         if kind is Kind.PID_TAKEN:
@@ -170,11 +182,13 @@ def _again(container: Container, engine: Engine, image: images.Image, drain: laz
     """Restore once more, with packets and execs held: the kernel would answer for the dead application with resets."""
     held = image.manifest.held
     if container.hold is None:  # else an earlier try failed, and they are held still
+        container.tally.wake_failures[Kind.PAGE_DAEMON] += 1
         engine.execs.hold(container.record.id, container.record.pid)
         container.hold = container.pod.hold(container.record.id)
     container.hold.only(held.ports, held.connections)
     with engine.unthrottled.lifted(cgroups.of(container.record.pid)):
-        restored = restore.again(engine.zygotes, container.target, image, drain)
+        with _passing(container, engine, image):
+            restored = restore.again(engine.zygotes, container.target, image, drain)
         _replay(container)
     engine.execs.release(container.record.id)
     restored.resume()

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -612,3 +613,53 @@ def test_a_clock_that_is_set(pods: Pods, days: int) -> None:
         one.sleep()
         assert one.ask("memory['a']") == 1
     one.unharmed()
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+MAPS = Path("/opt/zeropod/lib/python/bpf/maps.h")
+
+
+@contextlib.contextmanager
+def another_layout() -> Iterator[None]:
+    """While the context lasts the daemon's maps are others than those of before; then again."""
+    good = MAPS.read_text()
+    try:
+        with sleepers.without_daemon():
+            MAPS.write_text(good + "/* another layout */\n")
+        yield
+    finally:
+        with sleepers.without_daemon():
+            MAPS.write_text(good)
+
+
+@pytest.mark.timeout(120)
+def test_an_upgrade_with_other_maps(pods: Pods) -> None:
+    """A new daemon that reads no map of the old one holds what sleeps by its images: nobody is reset, all wake."""
+    one, two, awake = (sleepers.python(pods) for _ in range(3))
+    with one.talk() as kept, two.talk() as quiet, awake.talk() as busy, socket.socket() as fresh:
+        for talk in (kept, quiet, busy):
+            talk.ask("memory.update(a=1)")
+        one.sleep()
+        two.sleep()
+        layouts = set(settings.Settings().pin_root.glob("maps-*"))
+        fresh.setblocking(False)
+        good = MAPS.read_text()
+        with another_layout():
+            assert not layouts & set(settings.Settings().pin_root.glob("maps-*"))
+            assert kept.ask("memory['a']") == 1
+            assert busy.ask("memory['a']") == 1
+            assert two.reach("ASLEEP")
+            awake.reach("RUNNING")
+            awake.sleep()
+            with sleepers.without_daemon():
+                fresh.connect_ex((two.ip, sleepers.PORT))
+                time.sleep(1.2)  # until it has been sent twice
+        fresh.settimeout(20)
+        fresh.sendall(b"memory['a'] + 1\n")
+        assert fresh.recv(99) == b"2\n"
+        assert quiet.ask("memory['a']") == 1
+        assert busy.ask("memory['a']") == 1
+    assert MAPS.read_text() == good
+    for each in (one, two, awake):
+        each.unharmed()

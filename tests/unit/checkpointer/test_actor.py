@@ -132,6 +132,21 @@ async def test_a_drain_that_cannot_end_well_ends(actor, monkeypatch, retry, trie
     Container.fail.assert_called_once()
 
 
+async def test_a_drain_that_has_no_room_waits_for_it(actor, monkeypatch):
+    """However long: its image is whole, and its application is gone."""
+    full = errors.NoRoom("full", kind=Kind.DISK_FULL)
+    drained = mock.Mock(side_effect=[full] * (lifecycle.MAX_WAKES + 1) + [None])
+    monkeypatch.setattr(wake, "drained", drained)
+    monkeypatch.setattr(lifecycle, "WAKE_BACKOFF", (0.0, 0.0))
+    actor.container.drain = mock.Mock()
+    become(actor, State.RUNNING)
+    actor.watch()
+    await idle(actor)
+
+    assert drained.call_count == lifecycle.MAX_WAKES + 2
+    assert actor.container.life.state is State.RUNNING
+
+
 async def test_who_watches_hears_why_a_wake_is_held(actor, monkeypatch):
     """Once, not with each of its tries."""
     full = errors.NoRoom("full", kind=Kind.DISK_FULL)
