@@ -36,6 +36,6 @@ def until(done: Callable[[], object], fast: float = 30.0, *, pause: float = 0.02
     deadline = time.monotonic() + seconds(fast)
     while not done():
         if time.monotonic() > deadline:
-            message = "not so after %.0f s" % seconds(fast)
+            message = "not so after %g s" % seconds(fast)
             raise TimeoutError(message)
         time.sleep(pause)

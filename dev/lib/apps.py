@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
-from dev.lib import containerd, host, images, sandbox
+from dev.lib import containerd, debian, host, images, sandbox
 from dev.lib.cache import Cache
 from dev.lib.images import Layer
 from dev.lib.process import run
@@ -36,10 +36,7 @@ def tree(cache: Cache, suite: str) -> Path:
     """The packages' files; made in ten seconds, while others are built."""
 
     def build(target: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix="zeropod-dev-", dir="/var/tmp") as scratch:
-            whole = Path(scratch) / "tree"
-            run(["mmdebstrap", "--mode=root", "--variant=extract", "--quiet",
-                 "--include=" + ",".join(PACKAGES), suite, whole, host.mirror()])  # fmt: skip
+        with debian.unpacked(suite, PACKAGES) as whole:
             # The compiler of PostgreSQL's JIT: 160 MB that no test uses.
             for path in whole.glob("usr/lib/*/lib*"):
                 if path.name.startswith(("libLLVM", "libz3")):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import List
 
-from dev.lib import host
+from dev.lib import debian, host
 from dev.lib.cache import Cache, Input
 from dev.lib.errors import DevError
 from dev.lib.process import run
@@ -34,16 +33,8 @@ def criu(cache: Cache) -> Path:
 
 
 def make(target: Path) -> None:
-    """Fills a directory with `criu`, `ld.so` and `lib/`, from Debian's packages.
-
-    The packages are unpacked, none of their scripts is run.
-    """
-    with tempfile.TemporaryDirectory(prefix="zeropod-dev-", dir="/var/tmp") as scratch:
-        tree = Path(scratch) / "tree"
-        run(["mmdebstrap", "--mode=root", "--variant=extract", "--quiet", "--include=criu",
-             # Mirrors that stand still at a date are no reason to refuse.
-             '--aptopt=Acquire::Check-Valid-Until "false"',
-             SUITE, tree, host.mirror()])  # fmt: skip
+    """Fills a directory with `criu`, `ld.so` and `lib/`, from Debian's packages."""
+    with debian.unpacked(SUITE, ["criu"]) as tree:
         _collect(tree, target)
     _check(target)
 

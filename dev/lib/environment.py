@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from dev.lib import apps, bundle, containerd, host, images, rootfs, supervisor
+from dev.lib import apps, bundle, containerd, debian, host, images, rootfs, supervisor
 from dev.lib.cache import Cache
 from dev.lib.errors import DevError
 
@@ -52,7 +52,7 @@ class Environment:
 def ensure(cache: Optional[Cache] = None) -> Environment:
     """Installs what the host lacks and builds what the cache lacks."""
     host.require_root()
-    host.require_packages()
+    host.require_packages(*debian.TOOLS)
     cache = cache or Cache()
     # The bundle and the applications need nothing of the tree: they are made meanwhile.
     with ThreadPoolExecutor(2) as aside:

@@ -28,17 +28,24 @@ PASSED_ON = ("PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_", "REQU
 PIP_FILES = ("/etc/pip.conf", "/etc/xdg/pip/pip.conf", "~/.config/pip/pip.conf", "~/.pip/pip.conf")
 
 
+#: Debian packages that something here needs, each with a file by which it is known to be installed.
+PROOFS = {
+    "mmdebstrap": Path("/usr/bin/mmdebstrap"),
+    "debian-archive-keyring": Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
+    "e2fsprogs": Path("/usr/sbin/mkfs.ext4"),
+    "qemu-system-x86": Path("/usr/bin/qemu-system-x86_64"),
+}
+
+
 def require_root() -> None:
     """Raises DevError unless we are root: namespaces, mounts and containerd need it."""
     if os.geteuid() != 0:
         raise DevError("this needs root. Run: sudo -E %s" % " ".join(sys.argv))
 
 
-def require_packages() -> None:
-    """Installs by apt what is missing to make a Debian tree."""
-    wanted = {"mmdebstrap": Path("/usr/bin/mmdebstrap"),
-              "debian-archive-keyring": Path("/usr/share/keyrings/debian-archive-keyring.gpg")}  # fmt: skip
-    missing = [name for name, proof in wanted.items() if not proof.exists()]
+def require_packages(*names: str) -> None:
+    """Installs by apt those of these packages that are missing."""
+    missing = [name for name in names if not PROOFS[name].exists()]
     if not missing:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]

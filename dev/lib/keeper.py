@@ -18,6 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from dev import patience
+
 log = logging.getLogger("keeper")
 
 RUN = Path("/run/node")
@@ -295,12 +299,11 @@ def plugin_registered() -> bool:
 
 def wait(what: str, done: Callable[[], bool], seconds: float = 30.0) -> None:
     """Waits until something is so."""
-    deadline = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > deadline:
-            message = f"{what} did not answer within {seconds:.0f} s"
-            raise TimeoutError(message)
-        time.sleep(0.05)
+    try:
+        patience.until(done, seconds, pause=0.05)
+    except TimeoutError as error:
+        message = f"{what} did not answer: {error}"
+        raise TimeoutError(message) from error
 
 
 def keep(running: list[Service]) -> None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NoReturn, Optional, Sequence
 
+from dev import patience
 from dev.lib import cgroups, code, host, process, sandbox
 from dev.lib.cache import Cache
 from dev.lib.environment import Environment
@@ -170,16 +171,15 @@ class Node:
         fresh.rename(self.state / "node.json")
 
     def _await_ready(self) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not self.ready():
-            if self.pid() is None:
-                raise DevError("node %s ended while it started" % self.name)
-            failed = self.state / "log/node/failed"
-            if failed.exists():
-                raise DevError("node %s: %s" % (self.name, failed.read_text(encoding="utf-8")))
-            if time.monotonic() > deadline:
-                raise DevError("node %s is not up after %.0f s" % (self.name, PATIENCE))
-            time.sleep(0.02)
+        failed = self.state / "log/node/failed"
+        try:
+            patience.until(lambda: self.ready() or self.pid() is None or failed.exists(), PATIENCE)
+        except TimeoutError as error:
+            raise DevError("node %s is not up: %s" % (self.name, error)) from error
+        if failed.exists():
+            raise DevError("node %s: %s" % (self.name, failed.read_text(encoding="utf-8")))
+        if not self.ready():
+            raise DevError("node %s ended while it started" % self.name)
 
     def report(self) -> None:
         """Shows what the logs said last, before they are removed."""
@@ -219,7 +219,8 @@ class Node:
             )
         enter = ["nsenter", "-t", str(pid), "-m", "-n", "-p", "-u", "-i", "-C", "-r", "--",
                  "env", "-i", "-C", cwd, "PATH=" + sandbox.PATH, "HOME=/root", "LANG=C.UTF-8",
-                 "TERM=" + os.environ.get("TERM", "dumb"), "PYTHONDONTWRITEBYTECODE=1", *program]  # fmt: skip
+                 "TERM=" + os.environ.get("TERM", "dumb"), "PYTHONDONTWRITEBYTECODE=1",
+                 "%s=%g" % (patience.VARIABLE, patience.FACTOR), *program]  # fmt: skip
         groups = [group + "/" + cgroups.LEAF for group in facts["cgroups"]]
         return ["sh", "-c", JOIN, "sh", *groups, "--", *enter]
 

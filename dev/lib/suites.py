@@ -9,10 +9,12 @@ import sys
 import tempfile
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, List, Mapping, Sequence
+from typing import Callable, List, Mapping, Optional, Sequence
 
-from dev.lib import containerd, host, process, report, sandbox
+from dev.lib import containerd, host, kernels, machine, process, report, sandbox
 from dev.lib.environment import Environment
 from dev.lib.errors import DevError
 from dev.lib.node import Node
@@ -32,18 +34,63 @@ LIMIT = 1500
 NO_GO = "containerd 2.3 is built from source and there is no Go on this machine"
 
 
+@dataclass(frozen=True)
+class Run:
+    """Node tests in one virtual machine."""
+
+    kernel: str
+    """Of which Debian release."""
+
+    containerd: str = "debian"
+
+    expression: str = ""
+    """Which tests, as pytest's `-m`; "" for all."""
+
+    @property
+    def name(self) -> str:
+        """Of its result."""
+        return "vm %s%s" % (
+            self.kernel,
+            "" if self.containerd == "debian" else " " + self.containerd,
+        )
+
+
+#: What the vm tier runs: what is checked with every change, within 12 minutes of an emulated machine,
+MACHINES = (Run("trixie", expression="vm or smoke"), Run("bookworm", expression="smoke"))
+
+#: and what `--all` runs, in some hours.
+ALL_MACHINES = (Run("trixie"), Run("bookworm"), Run("trixie", "2.3", "both"))
+
+#: Seconds for each of them.
+MACHINE_LIMIT, ALL_MACHINES_LIMIT = 1200.0, 8 * 3600.0
+
+
 class Suites:
     """All suites on one environment."""
 
-    def __init__(self, environment: Environment, arguments: Sequence[str]) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        arguments: Sequence[str],
+        *,
+        limit: float = LIMIT,
+        kernel: Optional[str] = None,
+        everything: bool = False,
+    ) -> None:
         """Prepares nothing yet.
 
         Args:
             environment: what to run them in.
             arguments: passed to every pytest.
+            limit: seconds after which a suite is ended.
+            kernel: the only one for the vm tier.
+            everything: the vm tier runs all node tests.
         """
         self.environment = environment
         self.arguments = list(arguments)
+        self.limit = limit
+        self.kernel = kernel
+        self.everything = everything
         self.tiers: dict[str, Callable[[], list[Result]]] = {
             "lint": self.lint,
             "unit": self.unit,
@@ -51,6 +98,7 @@ class Suites:
             "node": self.node,
             "both": self.both,
             "host": self.host,
+            "vm": self.vm,
         }
 
     def run(self, tier: str) -> List[Result]:
@@ -112,7 +160,7 @@ class Suites:
         rest = [word for word in self.arguments if not word.startswith("tests/")]
         # pytest's own time limit interrupts a test once; one that then waits in its clean-up for ever
         # shows where it stands, and the suite is ended.
-        return ["timeout", "--kill-after=10", str(LIMIT), BIN + "python", "-X", "faulthandler", "-m", "pytest", "-o",
+        return ["timeout", "--kill-after=10", "%d" % self.limit, BIN + "python", "-X", "faulthandler", "-m", "pytest", "-o",
                 "faulthandler_timeout=240", "-p", "no:cacheprovider", "-q", "--junitxml=" + junit,
                 *rest, *(chosen or paths)]  # fmt: skip
 
@@ -161,6 +209,44 @@ class Suites:
             return result
         finally:
             node.stop()
+
+    # --- in virtual machines -------------------------------------------------
+
+    def vm(self) -> List[Result]:
+        """Node tests on stock kernels, each in a machine; two at a time."""
+        host.require_packages(*machine.TOOLS)
+        limit = ALL_MACHINES_LIMIT if self.everything else MACHINE_LIMIT
+        runs = [run for run in (ALL_MACHINES if self.everything else MACHINES)
+                if self.kernel in (None, run.kernel)]  # fmt: skip
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(lambda run: self._in_machine(run, limit), runs))
+
+    def _in_machine(self, run: Run, limit: float) -> Result:
+        if run.containerd != "debian" and not containerd.can_build():
+            return Result(run.name, skips=[NO_GO])
+        begun = time.monotonic()
+        environment = self.environment
+        kernel = kernels.kernel(environment.cache, environment.rootfs, run.kernel)
+        task = {
+            "task": "tests",
+            "arguments": self.arguments,
+            "limit": limit,
+            "expression": run.expression,
+        }
+        try:
+            found = Result(
+                **machine.Machine(environment, kernel, run.containerd).run(task, limit + 300)
+            )
+        except DevError as error:
+            found = Result(run.name, problem=str(error))
+        found.name, found.seconds = run.name, time.monotonic() - begun
+        return found
+
+    def inside(self, variant: str, expression: str) -> Result:
+        """The part of it that runs in the machine."""
+        chosen = ["-m", expression] if expression else []
+        # Minutes pass between two dots.
+        return self._pytest_in_node("node", variant=variant, extra=["-vv", *chosen])
 
     # --- on the host ---------------------------------------------------------
 

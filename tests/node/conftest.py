@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import subprocess
@@ -11,21 +12,40 @@ from typing import Any
 
 import pytest
 
-from dev import cri
+from dev import cgroups, cri, patience
 
 HERE = Path(__file__).parent
 
 #: Set by the node's PID 1: nothing in this folder makes sense elsewhere.
 PLAN = Path("/run/node/plan.json")
 
+CAP_SYS_RESOURCE = 24  # linux/capability.h
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Outside of a node these tests are skipped, and `dev/test` does not allow that skip."""
-    if PLAN.exists():
-        return
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips what makes no sense here, and gives each test the time that this machine may need."""
+    usual = float(config.getini("timeout"))
     for item in items:
-        if item.path.is_relative_to(HERE):
+        if not item.path.is_relative_to(HERE):
+            continue
+        if not PLAN.exists():
+            # `dev/test` does not allow that skip.
             item.add_marker(pytest.mark.skip(reason="runs inside a node: dev/test --tier node"))
+        if item.get_closest_marker("vm") and not whole_machine():
+            item.add_marker(
+                pytest.mark.skip(reason="needs a machine of its own: dev/test --tier vm")
+            )
+        mark = item.get_closest_marker("timeout")
+        limit = patience.seconds(mark.args[0] if mark else usual)
+        item.add_marker(pytest.mark.timeout(limit), append=False)
+
+
+@functools.cache
+def whole_machine() -> bool:
+    """Whether the kernel is as people have it: cgroup v2, no capability withheld from root."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    effective = int(status.partition("CapEff:")[2].split()[0], 16)
+    return cgroups.unified() and bool(effective >> CAP_SYS_RESOURCE & 1)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ Run = Callable[..., cri.Result]
 Pods = Callable[..., cri.Pod]
 
 
+@pytest.mark.smoke
 @pytest.mark.both
 def test_redis_keeps_its_data(pods: Pods) -> None:
     """An idle redis falls asleep by itself, and a new connection finds all of its keys."""
@@ -34,6 +35,7 @@ def test_redis_keeps_its_data(pods: Pods) -> None:
     one.unharmed()
 
 
+@pytest.mark.smoke
 @pytest.mark.both
 def test_the_runtime_sees_one_running_container(pods: Pods) -> None:
     """Through ten sleeps and wakes the runtime reports Running, attempt 0 and the first start time."""
