@@ -32,10 +32,12 @@ class Meter:
     Attributes:
         busy: Monotonic seconds of the last measurement that was above the threshold; 0 = none was.
         words: What was measured then, for people.
+        measured: Monotonic seconds of the last measurement.
     """
 
     busy: float = 0.0
     words: str = ""
+    measured: float = 0.0
     _at: float = 0.0
     _seconds: float = 0.0
 
@@ -53,6 +55,7 @@ class Meter:
         if begun and elapsed < LEAST:
             return
         if begun:
+            self.measured = now
             cores = (usage.seconds - self._seconds) / elapsed
             if usage.limit is not None:
                 threshold = min(threshold, SHARE * usage.limit)

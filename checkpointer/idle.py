@@ -72,6 +72,7 @@ class Facts:
         sessions: Processes in the container that are not the application's (kubectl exec).
         worked: When it was last seen to use more CPU than the policy's threshold; 0 = never.
         work: What it used then, for people.
+        measured: Whether its CPU use is known, if the policy asks for it.
         spared: Since when it is awake only for an ignored peer; 0 = it is not.
     """
 
@@ -86,6 +87,7 @@ class Facts:
     sessions: int = 0
     worked: float = 0.0
     work: str = ""
+    measured: bool = True
     spared: float = 0.0
 
 
@@ -134,6 +136,8 @@ def decide(now: float, facts: Facts, policy: Policy) -> Idle | Busy:
             now + min(scaledown, PATIENCE),
             f"{facts.inbound} connection(s) of its clients are open, and {PREFIX}/connections is wait",
         )
+    if not facts.measured:
+        return Busy(now + GLANCE, "what CPU it uses is being measured")
     asked = _asked(facts.ignored, Asks.PEER)
     waiting = facts.unsent_ignored or (asked is not None and now < asked + GRACE)
     if waiting and now < (facts.spared or now) + GRACE:

@@ -122,6 +122,7 @@ class Lookout:
     def _decide(self) -> idle.Idle | idle.Busy:
         container = self._container
         now = time.monotonic()
+        measured = self._measure(now)
         application = container.supervisor.application()
         if application is None:
             return idle.Busy(now + AGAIN, "the application is starting or ending")
@@ -133,7 +134,6 @@ class Lookout:
             self._no_port = min(NO_PORT_LOOK[1], self._no_port * 2)
             return idle.Busy(now + self._no_port, because)
         self._no_port = NO_PORT_LOOK[0]
-        self._measure(now)
         seen = Traffic(container, table, inodes)
         facts = idle.Facts(
             since=container.active,
@@ -147,6 +147,7 @@ class Lookout:
             sessions=len(container.sessions()),
             worked=container.meter.busy,
             work=container.meter.words,
+            measured=measured,
             spared=self._spared,
         )
         decision = idle.decide(now, facts, container.record.policy)
@@ -154,10 +155,11 @@ class Lookout:
         self._spared = (self._spared or now) if spares else 0.0
         return decision
 
-    def _measure(self, now: float) -> None:
-        """Note how much CPU it has used since the last look."""
+    def _measure(self, now: float) -> bool:
+        """Note how much CPU it has used since the last look; False if there is no telling yet."""
         container = self._container
         threshold = container.record.policy.cpu_threshold
         used = cpu.usage(container.record.pid) if threshold else None
         if used is not None:
             container.meter.look(now, used, threshold=threshold, since=container.active)
+        return used is None or container.meter.measured > container.active

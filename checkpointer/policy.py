@@ -46,7 +46,7 @@ class Policy:
     dry_run: bool = False
     wake_on_stop: bool = True
     on_failure: str = "stay"
-    cpu_threshold: float = 0.0
+    cpu_threshold: float = 0.1
     max_request: float = 600.0
     min_awake: float = 0.0
     max_image_size: int = 0

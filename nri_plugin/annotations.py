@@ -307,11 +307,13 @@ TABLE = (
         origin=OURS,
         form="Kubernetes CPU quantity",
         parse=values.cores,
-        default="0",
-        example="50m",
+        default="100m",
+        example="500m",
         field="cpu_threshold",
-        text="A container that uses more CPU than this is not idle, although nobody talks to it; 0 = its CPU is not "
-        "looked at.",
+        text="A container that uses more CPU than this on average from one look to the next (some ten seconds) is not "
+        "idle, although nobody talks to it: it counts as traffic. With a CPU limit, half of the limit is enough, since "
+        "who is throttled never shows more. Idle servers use 0 to 20m; raise it for one that is never quiet, such as a "
+        "game's, whose world goes on. 0 = its CPU is not looked at.",
     ),
     Annotation(
         name="max-request",
@@ -321,8 +323,9 @@ TABLE = (
         default="10m",
         example="1h",
         field="max_request",
-        text="How long a request that was not answered keeps a container awake; after that its client is taken for "
-        "gone. 0 = not at all.",
+        text="How long a request that was not answered keeps a container awake, a client's or one of its own to "
+        "somebody else; after that the other side is taken for gone. Whose turn it is to speak is all that is seen: a "
+        "client that sends and never gets an answer has a request open for so long. 0 = not at all.",
     ),
     Annotation(
         name="ignore-from",
@@ -332,8 +335,10 @@ TABLE = (
         default="",
         example="10.0.0.5,10.1.0.0/16,fd00::/8",
         field="ignore_from",
-        text="Peers whose traffic is no activity and wakes nobody: scrapers, load balancers' checks. Asleep their "
-        "packets wait until somebody else wakes the container.",
+        text="Peers whose traffic is no activity and wakes nobody, in either direction: scrapers, load balancers' "
+        "checks, collectors to which the application sends. Awake they are served as ever; a sleep waits ten seconds "
+        "at most for their last answer. Asleep their newest packets (16) wait for somebody else to wake the container, "
+        "so they see a time-out, never a reset.",
     ),
     Annotation(
         name="ignore-ports",
@@ -343,8 +348,8 @@ TABLE = (
         default="",
         example="9090",
         field="ignore_ports",
-        text="Ports, TCP and UDP, whose traffic is no activity and wakes nobody, for instance one for metrics. Asleep "
-        "their packets wait until something else wakes the container.",
+        text="Ports, TCP and UDP, whose traffic is no activity and wakes nobody, for instance one for metrics. As "
+        "`ignore-from` otherwise.",
     ),
     Annotation(
         name="min-awake",

@@ -19,6 +19,7 @@ def measured(*seconds, limit=None, threshold=0.1, since=0.0, every=10.0):
 def test_the_first_look_says_nothing():
     """A container that computed for an hour before we came may be done."""
     assert measured(3600.0).busy == 0.0
+    assert (measured(3600.0).measured, measured(0.0, 0.1).measured) == (0.0, 20.0)
 
 
 def test_work_is_more_than_the_threshold_since_the_last_look():

@@ -105,6 +105,13 @@ def test_work_counts_as_traffic():
     assert when(160.0, Seen(10.0, 20.0), worked=100.0) == Idle()
 
 
+def test_nothing_sleeps_unmeasured():
+    """A server that took longer to start than its scaledown-duration may be computing still."""
+    decision = when(160.0, Seen(10.0, 20.0), measured=False)
+    assert isinstance(decision, Busy)
+    assert decision.until < 161.0
+
+
 def test_wait_waits_for_its_clients_to_hang_up():
     """Only where the policy says so; it is looked at again soon, since the end of a connection is no traffic."""
     assert when(160.0, Seen(90.0, 100.0), inbound=2) == Idle()
