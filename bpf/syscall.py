@@ -119,6 +119,14 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(flags), "unshare")
 
 
+def getsockopt(fd: int, level: int, option: int, value: bytes) -> bytes:
+    """Read a socket option whose getter reads `value` first, which Python's own cannot give."""
+    buffer = ctypes.create_string_buffer(value, len(value))
+    length = ctypes.c_uint32(len(value))
+    _checked(_libc.getsockopt(fd, level, option, buffer, ctypes.byref(length)), "getsockopt")
+    return buffer.raw[: length.value]
+
+
 def prctl(option: int, arg2: int | bytes = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
     """Change the calling process or thread; a bytes `arg2` is passed as a C string."""
     second = ctypes.c_char_p(arg2) if isinstance(arg2, bytes) else ctypes.c_ulong(arg2)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bpf import syscall
-from redirector import unix
+from redirector import nat, unix
 
 _log = logging.getLogger(__name__)
 
@@ -96,10 +96,12 @@ class Surroundings:
     Attributes:
         mounts: Numbers of the mounts of its mount namespace.
         unix: The Unix sockets of its network namespace, by inode.
+        nat: A rule of its network namespace that changes addresses or ports; "" without one.
     """
 
     mounts: frozenset[int] = frozenset()
     unix: dict[int, unix.Unix] = dataclasses.field(default_factory=dict)
+    nat: str = ""
 
 
 def surroundings(pid: int) -> Surroundings:
@@ -108,7 +110,7 @@ def surroundings(pid: int) -> Surroundings:
     Raises:
         OSError: it is gone.
     """
-    return Surroundings(mounts(pid), unix.table(pid))
+    return Surroundings(mounts(pid), unix.table(pid), nat.rule(pid))
 
 
 def mounts(pid: int) -> frozenset[int]:

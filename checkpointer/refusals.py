@@ -198,6 +198,15 @@ def _unix(tree: Sequence[Process], around: Surroundings) -> Iterator[str]:
             )
 
 
+def _nat(_: Sequence[Process], around: Surroundings) -> Iterator[str]:
+    if around.nat:
+        yield (
+            f"its pod changes the addresses or ports of packets ({around.nat}), as a service mesh's sidecar has it do, and "
+            "what comes in could not be told to be for it; keep the mesh out of this pod (Istio: the label "
+            'sidecar.istio.io/inject: "false")'
+        )
+
+
 _CHECKS: tuple[Callable[[Sequence[Process], Surroundings], Iterator[str]], ...] = (
     _traced,
     _namespaces,
@@ -207,4 +216,5 @@ _CHECKS: tuple[Callable[[Sequence[Process], Surroundings], Iterator[str]], ...] 
     _pidfds,
     _inet,
     _unix,
+    _nat,
 )

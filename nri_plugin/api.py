@@ -55,6 +55,7 @@ _messages = messages.schema(
             (4, "namespace", "string"),
             (6, "annotations", "map<string,string>"),
             (7, "runtime_handler", "string"),
+            (9, "pid", "uint32"),  # of its pause process
         ],
         "Mount": [(1, "destination", "string"), (3, "source", "string")],
         "Container": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -14,6 +15,7 @@ from nri_plugin import (
     containers,
     injection,
     lookup,
+    mptcp,
     processes,
     refusals,
     registry,
@@ -76,6 +78,7 @@ class Plugin:
         self._lookup = lookup.Lookup()
         self._explaining = asyncio.Semaphore(EXPLAINED_AT_ONCE)
         self._runtime = ""
+        self._multipath: set[str] = set()  # sandboxes in which we switched MPTCP off
         self._tasks: set[asyncio.Task[None]] = set()
         self.synchronized_once = asyncio.Event()
 
@@ -159,6 +162,7 @@ class Plugin:
             _log.info("container.rejected", extra={"container": found.title, "reason": problem})
             message = f"unable to start container process: {problem}"
             raise stub.RejectedError(message)
+        await self._quiet_multipath(found, container.pid)
 
     async def _started(self, pod: Any, container: Any) -> None:
         """PostStartContainer: the program is executed now or in a moment."""
@@ -172,7 +176,7 @@ class Plugin:
             # Created in the moment in which we connected, so that nobody told us.
             self._spawn(self._explain(found.id), f"explain-{found.id[:12]}")
 
-    async def _stopped(self, _: Any, container: Any) -> None:
+    async def _stopped(self, pod: Any, container: Any) -> None:
         """StopContainer: the process is dead, whatever the event says."""
         found = self._known.get(container.id)
         if found is None:
@@ -186,6 +190,7 @@ class Plugin:
                 self._spawn(self._forgive(found, lived), f"exit-{found.id[:12]}")
             _log.info("container.stopped", extra={"container": found.title, "seconds": lived})
         self._known.change(found.id, state=api.State.STOPPED, pid=0, started=None)
+        await self._restore_multipath(found.sandbox_id, pod.pid if pod is not None else 0)
 
     async def _removed(self, _: Any, container: Any) -> None:
         """RemoveContainer: its record is about to go."""
@@ -194,6 +199,31 @@ class Plugin:
     async def _pod_removed(self, pod: Any, _: Any) -> None:
         """RemovePodSandbox; never comes for pods that are older than the runtime's process."""
         self._breaker.forget(pod.uid)
+        self._multipath.discard(pod.id)
+
+    async def _quiet_multipath(self, found: registry.Container, pid: int) -> None:
+        """Keep a program that is about to start from opening sockets that cannot be checkpointed."""
+        if found.policy["disable_checkpointing"]:
+            return
+        try:
+            if await asyncio.to_thread(mptcp.switch, pid, on=False):
+                self._multipath.add(found.sandbox_id)
+        except OSError as error:
+            # It runs all the same. If it uses MPTCP, the daemon says so when it should sleep.
+            fields = {"container": found.title, "reason": str(error)}
+            _log.warning("mptcp.left_on", extra=fields)
+
+    async def _restore_multipath(self, sandbox_id: str, pid: int) -> None:
+        """Give MPTCP back to a pod in which nothing of ours runs any more."""
+        if sandbox_id not in self._multipath or any(
+            other.injected and other.state != api.State.STOPPED
+            for other in self._known
+            if other.sandbox_id == sandbox_id
+        ):
+            return
+        self._multipath.discard(sandbox_id)
+        with contextlib.suppress(OSError):  # the pod is going
+            await asyncio.to_thread(mptcp.switch, pid, on=True)
 
     async def _connect(self) -> None:
         try:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from redirector import netns
 from redirector.endpoints import Connection, Others, Port, Protocol
+from redirector.netlink import DONE, ERROR, HEADER, REQUEST_DUMP, attributes
 
 
 class State(enum.IntEnum):
@@ -78,13 +79,8 @@ class Socket(NamedTuple):
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
-_NLM_F_REQUEST_DUMP = 0x301
-_NLMSG_ERROR = 2
-_NLMSG_DONE = 3
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _REQUEST = struct.Struct("=BBBBI48x")  # struct inet_diag_req_v2, any socket
 _MESSAGE = struct.Struct("=BBBBHH16s16sIIIIIIII")  # struct inet_diag_msg; the ports are big endian
-_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
 _INET_DIAG_INFO = 2
 _TCP_INFO = struct.Struct("=44xI4xI96xII")  # last_data_{sent,recv}, data_segs_{in,out}
 _ALL_STATES = 0xFFFF
@@ -111,13 +107,13 @@ def parse(buffer: bytes, proto: Protocol) -> Iterator[Socket | None]:
         OSError: the kernel refused the dump.
     """
     offset = 0
-    while offset + _HEADER.size <= len(buffer):
-        length, kind, *_ = _HEADER.unpack_from(buffer, offset)
-        body = offset + _HEADER.size
-        if kind == _NLMSG_DONE:
+    while offset + HEADER.size <= len(buffer):
+        length, kind, *_ = HEADER.unpack_from(buffer, offset)
+        body = offset + HEADER.size
+        if kind == DONE:
             yield None
             return
-        if kind == _NLMSG_ERROR:
+        if kind == ERROR:
             number = -struct.unpack_from("=i", buffer, body)[0]
             raise OSError(number, f"sock_diag: {os.strerror(number)}")
         family, state, _, _, sport, dport, local, remote, *rest = _MESSAGE.unpack_from(
@@ -125,22 +121,18 @@ def parse(buffer: bytes, proto: Protocol) -> Iterator[Socket | None]:
         )
         rx_queue, tx_queue, inode = rest[4], rest[5], rest[7]
         ends = _endpoint(family, local, sport), _endpoint(family, remote, dport)
-        talk = _talk(buffer[body + _MESSAGE.size : offset + length])
+        told = dict(attributes(buffer[body + _MESSAGE.size : offset + length]))
+        talk = _talk(told.get(_INET_DIAG_INFO, b""))
         yield Socket(proto, State(state), *ends, inode, rx_queue, tx_queue, talk)
         offset += (length + 3) & ~3
 
 
-def _talk(attributes: bytes) -> Talk | None:
-    """Read what a message says about a connection, if it does."""
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(attributes):
-        length, kind = _ATTRIBUTE.unpack_from(attributes, offset)
-        start = offset + _ATTRIBUTE.size
-        if kind == _INET_DIAG_INFO and length - _ATTRIBUTE.size >= _TCP_INFO.size:
-            last_out, last_in, came, went = _TCP_INFO.unpack_from(attributes, start)
-            return Talk(last_in / 1e3 if came else None, last_out / 1e3 if went else None)
-        offset += max((length + 3) & ~3, _ATTRIBUTE.size)
-    return None
+def _talk(info: bytes) -> Talk | None:
+    """Read struct tcp_info, if it is there."""
+    if len(info) < _TCP_INFO.size:
+        return None
+    last_out, last_in, came, went = _TCP_INFO.unpack_from(info)
+    return Talk(last_in / 1e3 if came else None, last_out / 1e3 if went else None)
 
 
 def table(pid: int, *, talks: bool = False) -> list[Socket]:
@@ -166,8 +158,8 @@ def here(*, talks: bool = False) -> list[Socket]:
         for proto, number in _PROTOCOLS:
             for family in _FAMILIES:
                 request = _REQUEST.pack(family, number, extensions, 0, _ALL_STATES)
-                length = _HEADER.size + len(request)
-                header = _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 0, 0)
+                length = HEADER.size + len(request)
+                header = HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, REQUEST_DUMP, 0, 0)
                 diag.send(header + request)
                 found.extend(_answer(diag, proto))
     return found

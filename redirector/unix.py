@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from redirector import netns
+from redirector.netlink import DONE, ERROR, HEADER, REQUEST_DUMP, attributes
 
 
 class Unix(NamedTuple):
@@ -32,13 +33,8 @@ class Unix(NamedTuple):
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
-_NLM_F_REQUEST_DUMP = 0x301
-_NLMSG_ERROR = 2
-_NLMSG_DONE = 3
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _REQUEST = struct.Struct("=BBHIIIII")  # struct unix_diag_req
 _MESSAGE = struct.Struct("=BBBBIII")  # struct unix_diag_msg
-_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
 _SHOW_NAME_AND_PEER = 0x1 | 0x4
 _NAME, _PEER = 0, 2
 _BUFFER = 1 << 16
@@ -56,8 +52,8 @@ def table(pid: int) -> dict[int, Unix]:
 def here() -> dict[int, Unix]:
     """Return those of the calling thread's own network namespace."""
     request = _REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _SHOW_NAME_AND_PEER, 0, 0)
-    length = _HEADER.size + len(request)
-    header = _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 0, 0)
+    length = HEADER.size + len(request)
+    header = HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, REQUEST_DUMP, 0, 0)
     found: dict[int, Unix] = {}
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
@@ -77,32 +73,24 @@ def parse(buffer: bytes) -> Iterator[tuple[int, Unix] | None]:
         OSError: the kernel refused the dump.
     """
     offset = 0
-    while offset + _HEADER.size <= len(buffer):
-        length, kind, *_ = _HEADER.unpack_from(buffer, offset)
-        body = offset + _HEADER.size
-        if kind == _NLMSG_DONE:
+    while offset + HEADER.size <= len(buffer):
+        length, kind, *_ = HEADER.unpack_from(buffer, offset)
+        body = offset + HEADER.size
+        if kind == DONE:
             yield None
             return
-        if kind == _NLMSG_ERROR:
+        if kind == ERROR:
             number = -struct.unpack_from("=i", buffer, body)[0]
             raise OSError(number or errno.EPROTO, f"sock_diag: {os.strerror(number)}")
         _, sort, _, _, inode, *_ = _MESSAGE.unpack_from(buffer, body)
         name, peer = "", 0
-        for attribute, value in _attributes(buffer[body + _MESSAGE.size : offset + length]):
+        for attribute, value in attributes(buffer[body + _MESSAGE.size : offset + length]):
             if attribute == _NAME:
                 name = _text(value)
             elif attribute == _PEER:
                 (peer,) = struct.unpack("=I", value)
         yield inode, Unix(sort, peer, name)
         offset += (length + 3) & ~3
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        yield kind, data[offset + _ATTRIBUTE.size : offset + length]
-        offset += max((length + 3) & ~3, _ATTRIBUTE.size)
 
 
 def _text(name: bytes) -> str:

@@ -134,3 +134,11 @@ def test_a_reason_is_text_whatever_a_container_names_its_files() -> None:
         said.encode()
         assert said.isprintable()
         assert "\\udcff" in said
+
+
+def test_a_pod_that_rewrites_its_packets_is_refused() -> None:
+    """Which rule it is, and what a service mesh has to do with it."""
+    rule = "REDIRECT in chain PREROUTING of table nat"
+    said = reason(tree(), Surroundings(nat=rule))
+    assert rule in said
+    assert "sidecar" in said

@@ -1,0 +1,57 @@
+"""MPTCP, switched off in the network namespace of a pod before its program can listen with it.
+
+Programs in Go 1.24 and later listen with MPTCP where the kernel offers it; criu cannot dump such a socket (criu#2655).
+Without it `listen` and `connect` fall back to TCP by themselves, on the side of the peer too.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from bpf import syscall
+
+_SYSCTL = Path("/proc/sys/net/mptcp/enabled")
+
+
+def switch(pid: int, *, on: bool) -> bool:
+    """Set net.mptcp.enabled where `pid` is; return whether it was otherwise.
+
+    Nothing happens in the host's own namespace, nor on a kernel without MPTCP.
+
+    Raises:
+        OSError: the process is gone, or the sysctl cannot be written.
+    """
+    outcome: list[bool] = []
+    failure: list[OSError] = []
+    own = Path("/proc/1/ns/net").stat().st_ino, Path("/proc/thread-self/ns/net").stat().st_ino
+    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def inside() -> None:
+        try:
+            syscall.setns(fd, syscall.CLONE_NEWNET)
+            outcome.append(_write(on=on))
+        except OSError as error:
+            failure.append(error)
+
+    try:
+        if os.fstat(fd).st_ino in own:
+            return False
+        # A thread of its own, which ends in there: others must never find themselves in a pod.
+        thread = threading.Thread(target=inside, name=f"mptcp-{pid}")
+        thread.start()
+        thread.join()
+    finally:
+        os.close(fd)
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def _write(*, on: bool) -> bool:
+    wanted = f"{int(on)}\n"
+    if not _SYSCTL.exists() or _SYSCTL.read_text() == wanted:
+        return False
+    _SYSCTL.write_text(wanted)
+    return True
