@@ -66,11 +66,17 @@ class Records:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def put(self, record: Record) -> None:
-        """Write one record; atomic, so that a crash leaves the old or the new one."""
+        """Write one record; atomic, so that a crash leaves the old or the new one.
+
+        What cannot be written is known all the same; the next daemon hears of it from the plugin, 2 s later.
+        """
         path = self._path(record.id)
         new = path.with_suffix(".new")
-        new.write_text(json.dumps(dataclasses.asdict(record)))
-        new.replace(path)
+        try:
+            new.write_text(json.dumps(dataclasses.asdict(record)))
+            new.replace(path)
+        except OSError as error:
+            log.warning("record.unwritten", extra={"path": str(path), "error": str(error)})
 
     def drop(self, container_id: str) -> None:
         """Forget one record; unknown ids are fine."""

@@ -234,6 +234,7 @@ class Store:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
         self._sweep()
+        self.bound_failures()
 
     def _sweep(self) -> None:
         """Remove what daemons that have ended left half done."""
@@ -306,7 +307,7 @@ class Store:
             (self.images / container_id).rename(path)
         except FileNotFoundError:
             return None
-        self._bound_failures()
+        self.bound_failures()
         return path
 
     def keep_log(self, container_id: str, log: Path) -> Path | None:
@@ -320,10 +321,11 @@ class Store:
         except OSError as error:
             _log.info("log.lost", extra={"log": str(log), "error": str(error)})
             return None
-        self._bound_failures()
+        self.bound_failures()
         return kept
 
-    def _bound_failures(self) -> None:
+    def bound_failures(self) -> None:
+        """Remove failures that are old, or too many."""
         by_age = sorted(self._failed.iterdir(), key=_failed_at, reverse=True)
         oldest = time.time_ns() - int(_KEPT_SECONDS * 1e9)
         for index, entry in enumerate(by_age):
@@ -331,11 +333,10 @@ class Store:
                 shutil.rmtree(entry, ignore_errors=True)
 
     def gc(self, live: set[str]) -> list[str]:
-        """Remove the images of containers that are no more, and old failures; return their ids."""
+        """Remove the images of containers that are no more; return their ids."""
         dropped = [container_id for container_id in self.all() if container_id not in live]
         for container_id in dropped:
             self.drop(container_id)
-        self._bound_failures()
         return dropped
 
     def usage(self) -> int:

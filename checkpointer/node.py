@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 HISTORY = 1000
 """Transitions kept for `zeropod watch`; a watcher that falls further behind misses some."""
 
+TIDY = 3600.0
+"""Seconds between looks at the images of failed containers, which are kept for a day at most."""
+
 ADOPT_AGAIN = 5.0
 """Seconds before a container that could not be taken over is tried again."""
 
@@ -127,6 +130,15 @@ class Node:
         if present is not None and not self._swept:
             self._swept = True
             self._task(self._sweep())
+            self._loop.call_later(TIDY, self._tidy)
+
+    def _tidy(self) -> None:
+        """Let no failed image stay for longer than it should, from now on."""
+        self._task(self._bound_failures())
+        self._loop.call_later(TIDY, self._tidy)
+
+    async def _bound_failures(self) -> None:
+        await self._loop.run_in_executor(self._pool, self.engine.store.bound_failures)
 
     async def _sweep(self) -> None:
         """Clear away what is nobody's, once the plugin has said who there is.

@@ -615,6 +615,31 @@ def test_a_clock_that_is_set(pods: Pods, days: int) -> None:
     one.unharmed()
 
 
+# --- never twice ------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_that_a_dead_daemon_had_begun_to_restore(pods: Pods) -> None:
+    """Nothing of it has run: it is restored again, with all of its memory."""
+    one = sleepers.python(pods)
+    one.ask("memory.update(a=1)")
+    one.sleep()
+    with sleepers.without_daemon():
+        (one.image() / "fence").chmod(0o400)
+    one.reach("RUNNING")
+    assert one.ask("memory['a']") == 1
+    one.unharmed()
+
+
+def test_an_image_that_a_dead_daemon_had_used(pods: Pods) -> None:
+    """The application has run from it and is gone: what it did since must not be undone, so the container ends."""
+    one = sleepers.python(pods)
+    one.sleep()
+    with sleepers.without_daemon():
+        (one.image() / "fence").chmod(0o000)
+    assert one.container.wait("exited", 30).exit_code == 71
+    cri.until(lambda: not one.image().exists(), 10)
+
+
 # --- versions ---------------------------------------------------------------------------------------------------------
 
 MAPS = Path("/opt/zeropod/lib/python/bpf/maps.h")
@@ -663,3 +688,38 @@ def test_an_upgrade_with_other_maps(pods: Pods) -> None:
     assert MAPS.read_text() == good
     for each in (one, two, awake):
         each.unharmed()
+
+
+BUNDLE = Path("/opt/zeropod/criu/zygote.so")
+
+
+def test_an_upgrade_with_another_criu(pods: Pods) -> None:
+    """What sleeps is woken by the new criu's zygotes, and those of the old one end when nothing is at work below them."""
+    one = sleepers.python(pods)
+    with one.talk() as talk:
+        talk.ask("memory.update(a=1)")
+        one.sleep()
+        before = sleepers.helpers()
+        good = BUNDLE.read_bytes()
+        try:
+            replace(BUNDLE, good + b"another build")
+            restart_daemon()
+            now = sleepers.helpers()
+            assert not set(before.values()) & set(now.values())
+            cri.until(lambda: not any(map(sleepers.alive, before.values())), 10)
+            assert talk.ask("memory['a']") == 1
+            one.reach("RUNNING")
+            one.sleep()
+        finally:
+            replace(BUNDLE, good)
+            restart_daemon()
+        assert talk.ask("memory['a']") == 1
+    one.unharmed()
+
+
+def replace(file: Path, data: bytes) -> None:
+    """Replace a file that programs have mapped."""
+    fresh = file.with_suffix(".new")
+    fresh.write_bytes(data)
+    fresh.chmod(0o755)
+    fresh.replace(file)

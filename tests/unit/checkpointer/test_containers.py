@@ -47,3 +47,12 @@ def test_an_id_cannot_leave_the_directory(tmp_path):
 def test_a_recycled_pid_is_not_the_recorded_process():
     """Pid 1 lives, but it was not started at tick 5."""
     assert not RECORD.alive()
+
+
+def test_a_record_that_cannot_be_written_is_no_mistake(tmp_path):
+    """A full /run must not keep a container from being managed."""
+    records = Records(tmp_path / "records")
+    (tmp_path / "records").rmdir()
+    records.put(RECORD)
+
+    assert list(records.load()) == []

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -333,6 +334,18 @@ def test_few_failures_are_kept(store: Store) -> None:
     kept = {path.name.partition("~")[0] for path in (store.root / "failed").iterdir()}
     assert kept == {"c3", "c4", "c5", "c6"}
     assert store.all() == []
+
+
+def test_failures_are_not_kept_for_ever(store: Store) -> None:
+    """A day later they are gone, whoever looks first; an image of memory is large, and secret."""
+    committed(store)
+    kept = store.fail(ID)
+    assert kept is not None
+    store.bound_failures()
+    assert kept.exists()
+    kept.rename(kept.with_name(f"{ID}~{time.time_ns() - 25 * 3600 * 10**9}"))
+    Store(store.root)
+    assert list((store.root / "failed").iterdir()) == []
 
 
 def test_a_kept_log_is_bounded(store: Store, tmp_path: Path) -> None:
