@@ -152,7 +152,7 @@ def _traced(tid: int) -> bool:
 def _mend_sockets(pid: int) -> tuple[int, list[str]]:
     """Take a process's TCP sockets out of repair mode; return how many, and which did not let us."""
     mended, broken = 0, []
-    for inode, duplicate in _tcp_sockets(pid):
+    for inode, duplicate in tcp_sockets(pid):
         try:
             if duplicate.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR):
                 duplicate.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _TCP_REPAIR_OFF_NO_WP)
@@ -162,7 +162,7 @@ def _mend_sockets(pid: int) -> tuple[int, list[str]]:
     return mended, broken
 
 
-def _tcp_sockets(pid: int) -> Iterator[tuple[int, socket.socket]]:
+def tcp_sockets(pid: int) -> Iterator[tuple[int, socket.socket]]:
     """Iterate over a process's TCP sockets: inode, and a duplicate that is open until the next one."""
     pidfd = os.pidfd_open(pid)
     try:
@@ -194,7 +194,7 @@ class Hush:
         """Duplicate the connections of these processes."""
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                self._held += [os.dup(duplicate.fileno()) for _, duplicate in _tcp_sockets(pid)]
+                self._held += [os.dup(duplicate.fileno()) for _, duplicate in tcp_sockets(pid)]
 
     def close(self, *, silently: bool) -> None:
         """Close the duplicates; `silently` also silences those that the processes still have."""

@@ -17,6 +17,7 @@ from checkpointer import (
     dump,
     errors,
     images,
+    parting,
     processes,
     refusals,
     volumes,
@@ -104,6 +105,8 @@ def _watches(container: Container, tree: list[descriptors.Process]) -> None:
 
 def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> dump.DumpResult:
     application = container.supervisor.application() or 0
+    if container.record.policy.connections == "close":
+        parting.close(container, application, hold)
     hold.syns(container.ports)
     doors.drain(container, application)
     own = processes.socket_inodes(processes.tree(application))

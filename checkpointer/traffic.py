@@ -59,6 +59,21 @@ class Traffic:
         found = self._connections(ignored=False)
         return frozenset(client.connection() for client in found if self._serves(client))
 
+    def silent(self) -> frozenset[int]:
+        """Inodes of its clients' connections on which nobody waits for an answer, or has for too long."""
+        return frozenset(
+            found.inode
+            for found in self._own
+            if found.proto == "tcp"
+            and found.state in {State.ESTABLISHED, State.CLOSE_WAIT}
+            and self._serves(found)
+            and not self._asked(found)
+        )
+
+    def _asked(self, found: Socket) -> bool:
+        since = self._talk(found).open_since
+        return since is not None and self._now < since + self._container.record.policy.max_request
+
     def came_after(self, moment: float) -> Port | None:
         """A port to which payload came after a moment (monotonic seconds), None if there is none.
 
@@ -78,13 +93,15 @@ class Traffic:
             yield Seen(times.last_in / CLOCK, times.last_out / CLOCK, asks)
 
     def _talks(self, *, ignored: bool) -> Iterator[Seen]:
-        for found in self._connections(ignored=ignored):
-            if talk := found.talk:
-                yield Seen(
-                    self._now - talk.last_in if talk.last_in is not None else 0.0,
-                    self._now - talk.last_out if talk.last_out is not None else 0.0,
-                    Asks.PEER if self._serves(found) else Asks.APPLICATION,
-                )
+        yield from map(self._talk, self._connections(ignored=ignored))
+
+    def _talk(self, found: Socket) -> Seen:
+        came, went = (found.talk.last_in, found.talk.last_out) if found.talk else (None, None)
+        return Seen(
+            self._now - came if came is not None else 0.0,
+            self._now - went if went is not None else 0.0,
+            Asks.PEER if self._serves(found) else Asks.APPLICATION,
+        )
 
     def _activity(self) -> dict[Port, Activity]:
         """By port: those that are heeded, and those from which it calls others."""

@@ -299,8 +299,11 @@ TABLE = (
         default="keep",
         example="wait",
         field="connections",
-        text="What becomes of the clients' open connections: they are kept over the sleep, or the sleep waits until "
-        "there are none, or they are closed as the sleep begins.",
+        text="What becomes of the clients' open connections. `keep`: they sleep and wake with the application. `wait`: "
+        "the container does not sleep while one is open, however silent. `close`: the application's ends are shut down "
+        "as the sleep begins, for pools whose idle connections cost nothing to open again; clients read the end of the "
+        "connection behind the last byte (no reset), and so does the application. A client that waits for an answer is "
+        "kept. Connections that the application has opened itself are kept in any case.",
     ),
     Annotation(
         name="cpu-threshold",

@@ -186,9 +186,15 @@ def python(
     return sleeper
 
 
-def redis(pods: Callable[..., cri.Pod], *, scaledown: str = "1h", **described: Any) -> Sleeper:
+def redis(
+    pods: Callable[..., cri.Pod],
+    *,
+    scaledown: str = "1h",
+    pod: cri.Pod | None = None,
+    **described: Any,
+) -> Sleeper:
     """Start a redis that takes DEBUG commands."""
-    pod = pods(annotations={SCALEDOWN: scaledown})
+    pod = pod or pods(annotations={SCALEDOWN: scaledown})
     words = [
         "redis-server",
         "--protected-mode",

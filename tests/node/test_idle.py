@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from node import sleepers as plain
 from node.clients import NODE, PORT, Listener, Sleeper, Sleepers, Talker, until
+from node.lines import Lines
 
 from dev import cri
 
@@ -239,3 +240,82 @@ def test_wait_waits_until_nobody_is_connected(
         assert one.info()["sleeps"] == 0
         assert "1 connection(s) of its clients are open" in one.why()
     one.reach("ASLEEP")
+
+
+class Redis(Lines):
+    """A client's connection to redis."""
+
+    def ask(self, *words: str) -> str:
+        """Give a command and return the first line of its answer."""
+        self.write(" ".join(words))
+        return self.read()
+
+
+@pytest.mark.annotation("connections")
+@pytest.mark.parametrize("cause", ["asked", "idle"])
+def test_close_hangs_up_on_clients(pods: Callable[..., cri.Pod], cause: str) -> None:
+    """A pool reads the end of its connections, no reset, and redis has let go of them; new ones wake it."""
+    scaledown = "1h" if cause == "asked" else "2s"
+    pod = pods(annotations={plain.SCALEDOWN: scaledown, PREFIX + "connections": "close"})
+    one = plain.redis(pods, pod=pod)
+    for cycle in range(1, 4):
+        pool = [Redis(one.ip, 6379, 10) for _ in range(5)]
+        for client in pool:
+            assert client.ask("INCR", "asked")[0] == ":"
+        if cause == "asked":
+            one.sleep()
+        one.reach("ASLEEP")
+        for client in pool:
+            assert client.lines.read() == b""
+            client.close()
+        assert plain.command(one.ip, "CLIENT", "LIST").count(" addr=") == 1
+        assert plain.command(one.ip, "GET", "asked").endswith(str(5 * cycle))
+        assert one.reach("RUNNING")["wakes"] == cycle
+    one.unharmed()
+
+
+@pytest.mark.annotation("connections")
+def test_close_keeps_a_client_that_waits(pods: Callable[..., cri.Pod]) -> None:
+    """Its request is open when somebody puts the pod to sleep; it is answered after the wake."""
+    pod = pods(annotations={plain.SCALEDOWN: "1h", PREFIX + "connections": "close"})
+    one = plain.redis(pods, pod=pod)
+    with Redis(one.ip, 6379, 10) as waits, Redis(one.ip, 6379, 10) as rests:
+        assert rests.ask("PING") == "+PONG"
+        waits.write("BLPOP queue 0")
+        until(lambda: "blocked_clients:1" in plain.command(one.ip, "INFO", "clients"))
+        one.sleep()
+        assert rests.lines.read() == b""
+        assert plain.command(one.ip, "RPUSH", "queue", "job") == ":1"
+        assert waits.read() == "*2"
+    one.unharmed()
+
+
+#: Answers the first line of each connection and never reads again.
+DEAF = r"""
+def serve():
+    listener = socket.create_server(("0.0.0.0", 8))
+    while True:
+        end, _ = listener.accept()
+        end.recv(100)
+        end.sendall(b"said\n")
+        memory[end] = True
+threading.Thread(target=serve, daemon=True).start()
+"""
+
+
+@pytest.mark.annotation("connections")
+def test_close_of_a_connection_that_nobody_reads(pods: Callable[..., cri.Pod]) -> None:
+    """It sleeps half closed, and the application finds its end after the wake."""
+    pod = pods(annotations={plain.SCALEDOWN: "1h", PREFIX + "connections": "close"})
+    one = plain.python(pods, DEAF, pod=pod)
+    with socket.create_connection((one.ip, 8), 10) as client:
+        client.sendall(b"hello")
+        assert client.recv(100) == b"said\n"
+        one.sleep()
+        assert client.recv(100) == b""
+        one.wake()
+        assert one.ask("[end.recv(1) == b'' for end in memory]") == [True]
+        one.sleep()
+        client.close()
+        assert one.ask("[end.recv(1) == b'' for end in memory]") == [True]
+    one.unharmed()

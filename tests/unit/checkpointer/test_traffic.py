@@ -37,7 +37,8 @@ def container(*, policy=None, **activity):
         ignored=Ignored.of(policy.ignore_from),
     )
     heeded = frozenset(filter(policy.heeds, ports))
-    return types.SimpleNamespace(ports=ports, heeded=heeded, pod=pod)
+    record = types.SimpleNamespace(policy=policy)
+    return types.SimpleNamespace(ports=ports, heeded=heeded, pod=pod, record=record)
 
 
 def look(owner, *table):
@@ -118,6 +119,19 @@ def test_clients_are_counted():
         connection(200),
     ]
     assert look(container(), *table).inbound() == 2
+
+
+def test_clients_that_wait_for_nothing_are_told_from_those_that_do():
+    """Silent from the beginning, answered, given up; not one that asked, none that the application called."""
+    table = [
+        connection(2, Talk(None, None)),
+        connection(3, Talk(last_in=9.0, last_out=8.0)),
+        connection(4, Talk(last_in=99.0, last_out=None)),
+        connection(5, Talk(last_in=8.0, last_out=9.0)),
+        connection(6, Talk(last_in=9.0, last_out=8.0), port=40000),
+        connection(7, state=State.FIN_WAIT2),
+    ]
+    assert look(container(policy={"max_request": 60.0}), *table).silent() == {2, 3, 4}
 
 
 def test_unsent_is_what_its_peers_have_not_acknowledged():
