@@ -42,6 +42,9 @@ class PodSpec:
     share_pid: bool = field(default=False, kw_only=True)
     """One PID namespace for all containers."""
 
+    own_users: bool = field(default=False, kw_only=True)
+    """A user namespace for the pod (hostUsers: false)."""
+
     privileged: bool = field(default=False, kw_only=True)
     """Allow privileged containers."""
 
@@ -55,9 +58,12 @@ class PodSpec:
 
     def namespaces(self) -> Any:
         """Which namespaces its containers share with whom."""
+        mapping = [V1.IdMapping(host_id=1 << 20, container_id=0, length=1 << 16)]
+        own = V1.UserNamespace(mode=POD, uids=mapping, gids=mapping)
         return V1.NamespaceOption(
             network=NODE if self.host_network else POD,
             pid=NODE if self.host_pid else POD if self.share_pid else CONTAINER,
+            userns_options=own if self.own_users else None,
         )
 
     def config(self, uid: str, cgroup: str) -> Any:
@@ -113,7 +119,7 @@ class ContainerSpec:
 
     security: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """`run_as_user`, `run_as_group`, `supplemental_groups`, `readonly_rootfs`, `no_new_privs`, `privileged`,
-    `drop_all`, `add`, `drop` (capabilities), `unconfined` (no seccomp profile)."""
+    `drop_all`, `add`, `drop` (capabilities), `unconfined` (no seccomp profile), `profile` (path of one on the node)."""
 
     annotations: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
@@ -177,7 +183,8 @@ def _security(wanted: Mapping[str, Any], namespaces: Any) -> Any:
     fields = dict(wanted)
     drop = ["ALL"] if fields.pop("drop_all", False) else list(fields.pop("drop", ()))
     add = list(fields.pop("add", ()))
-    unconfined = fields.pop("unconfined", False)
+    unconfined, profile = fields.pop("unconfined", False), fields.pop("profile", "")
+    kind = 2 if profile else int(unconfined)
     for key in ("run_as_user", "run_as_group"):
         if key in fields:
             fields[key] = V1.Int64Value(value=fields[key])
@@ -185,6 +192,6 @@ def _security(wanted: Mapping[str, Any], namespaces: Any) -> Any:
         capabilities=V1.Capability(add_capabilities=add, drop_capabilities=drop),
         namespace_options=namespaces,
         # Kubernetes' SeccompDefault: the runtime's profile unless told otherwise.
-        seccomp=V1.SecurityProfile(profile_type=1 if unconfined else 0),
+        seccomp=V1.SecurityProfile(profile_type=kind, localhost_ref=profile),
         **fields,
     )

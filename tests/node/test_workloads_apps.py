@@ -82,10 +82,8 @@ def test_node_keeps_its_connections(pods: Pods) -> None:
 
 
 def test_go(pods: Pods) -> None:
-    """A file server in Go."""
-    # Else it listens with MPTCP.
-    env = {"GODEBUG": "multipathtcp=0"}
-    one = workloads.start(pods, "static", ["static", "-folder", "/etc"], "listening", env=env)
+    """A file server in Go, which would listen with MPTCP if its pod had that."""
+    one = workloads.start(pods, "static", ["static", "-folder", "/etc"], "listening")
     asked = [0]
 
     def ask() -> None:
