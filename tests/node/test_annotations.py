@@ -370,6 +370,7 @@ def test_a_kept_connection_between_containers_of_a_pod(pods: Pods, names: str) -
     front.unharmed()
 
 
+@pytest.mark.both
 def test_an_init_container_that_ends_well_is_managed_every_time(pods: Pods) -> None:
     """Its short life says nothing against the supervisor, and it harms neither its successors nor the pod's others."""
     pod = wanting(pods, scaledown_duration="1s")
