@@ -6,6 +6,8 @@ Without it `listen` and `connect` fall back to TCP by themselves, on the side of
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -13,6 +15,33 @@ from pathlib import Path
 from bpf import syscall
 
 _SYSCTL = Path("/proc/sys/net/mptcp/enabled")
+
+
+class Pods:
+    """The pods in which it is off because of us."""
+
+    def __init__(self) -> None:
+        self._off: set[str] = set()
+
+    async def off(self, sandbox_id: str, pid: int) -> None:
+        """Switch it off in the pod of which `pid` is.
+
+        Raises:
+            OSError: see `switch`.
+        """
+        if await asyncio.to_thread(switch, pid, on=False):
+            self._off.add(sandbox_id)
+
+    async def on(self, sandbox_id: str, pid: int) -> None:
+        """Give it back to a pod, if it was taken away by us and `pid`, one of the pod's, still lives."""
+        if sandbox_id in self._off:
+            self._off.discard(sandbox_id)
+            with contextlib.suppress(OSError):  # the pod is going
+                await asyncio.to_thread(switch, pid, on=True)
+
+    def forget(self, sandbox_id: str) -> None:
+        """Forget a pod that is gone."""
+        self._off.discard(sandbox_id)
 
 
 def switch(pid: int, *, on: bool) -> bool:

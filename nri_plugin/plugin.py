@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -78,7 +77,7 @@ class Plugin:
         self._lookup = lookup.Lookup()
         self._explaining = asyncio.Semaphore(EXPLAINED_AT_ONCE)
         self._runtime = ""
-        self._multipath: set[str] = set()  # sandboxes in which we switched MPTCP off
+        self._multipath = mptcp.Pods()
         self._tasks: set[asyncio.Task[None]] = set()
         self.synchronized_once = asyncio.Event()
 
@@ -190,7 +189,12 @@ class Plugin:
                 self._spawn(self._forgive(found, lived), f"exit-{found.id[:12]}")
             _log.info("container.stopped", extra={"container": found.title, "seconds": lived})
         self._known.change(found.id, state=api.State.STOPPED, pid=0, started=None)
-        await self._restore_multipath(found.sandbox_id, pod.pid if pod is not None else 0)
+        if not any(
+            other.injected and other.state != api.State.STOPPED
+            for other in self._known
+            if other.sandbox_id == found.sandbox_id
+        ):
+            await self._multipath.on(found.sandbox_id, pod.pid if pod is not None else 0)
 
     async def _removed(self, _: Any, container: Any) -> None:
         """RemoveContainer: its record is about to go."""
@@ -199,31 +203,18 @@ class Plugin:
     async def _pod_removed(self, pod: Any, _: Any) -> None:
         """RemovePodSandbox; never comes for pods that are older than the runtime's process."""
         self._breaker.forget(pod.uid)
-        self._multipath.discard(pod.id)
+        self._multipath.forget(pod.id)
 
     async def _quiet_multipath(self, found: registry.Container, pid: int) -> None:
         """Keep a program that is about to start from opening sockets that cannot be checkpointed."""
         if found.policy["disable_checkpointing"]:
             return
         try:
-            if await asyncio.to_thread(mptcp.switch, pid, on=False):
-                self._multipath.add(found.sandbox_id)
+            await self._multipath.off(found.sandbox_id, pid)
         except OSError as error:
             # It runs all the same. If it uses MPTCP, the daemon says so when it should sleep.
             fields = {"container": found.title, "reason": str(error)}
             _log.warning("mptcp.left_on", extra=fields)
-
-    async def _restore_multipath(self, sandbox_id: str, pid: int) -> None:
-        """Give MPTCP back to a pod in which nothing of ours runs any more."""
-        if sandbox_id not in self._multipath or any(
-            other.injected and other.state != api.State.STOPPED
-            for other in self._known
-            if other.sandbox_id == sandbox_id
-        ):
-            return
-        self._multipath.discard(sandbox_id)
-        with contextlib.suppress(OSError):  # the pod is going
-            await asyncio.to_thread(mptcp.switch, pid, on=True)
 
     async def _connect(self) -> None:
         try:

@@ -6,7 +6,8 @@ import sys
 import textwrap
 from collections.abc import Iterator
 
-from nri_plugin.annotations import ORIGINAL, OURS, PREFIX, TABLE, Annotation
+from nri_plugin.annotation import ORIGINAL, OURS, PREFIX, Annotation
+from nri_plugin.annotations import TABLE
 
 _WIDTH = 120
 

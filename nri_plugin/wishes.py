@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nri_plugin import values
-from nri_plugin.annotations import BY_NAME, DEFAULTS, PREFIX
+from nri_plugin.annotation import PREFIX
+from nri_plugin.annotations import BY_NAME, DEFAULTS
 from nri_plugin.reasons import NONE, Reason
 
 RUNTIME_HANDLER = "zeropod"

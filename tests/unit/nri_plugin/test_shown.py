@@ -8,21 +8,7 @@ from nri_plugin.annotations import BY_NAME
 TESTS = Path(__file__).parents[2] / "node"
 
 AWAITED = frozenset(
-    [
-        "connections",
-        "cpu-threshold",
-        "disable-checkpointing",
-        "dry-run",
-        "ignore-from",
-        "ignore-ports",
-        "lazy-restore",
-        "max-image-size",
-        "max-request",
-        "min-awake",
-        "on-failure",
-        "pre-dump",
-        "wake-on-stop",
-    ]
+    ["disable-checkpointing", "lazy-restore", "max-image-size", "on-failure", "pre-dump"]
 )
 """Those that may have none yet."""
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from nri_plugin import wishes
-from nri_plugin.annotations import BY_NAME, DEFAULTS, PREFIX, TABLE
+from nri_plugin.annotation import PREFIX
+from nri_plugin.annotations import BY_NAME, DEFAULTS, TABLE
 
 
 def read(container="web", handler="", **annotations):
