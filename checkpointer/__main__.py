@@ -42,9 +42,6 @@ CHOICES = {
     "log_level": ("debug", "info", "warning", "error"),
 }
 
-SLICE = "zeropod.slice"
-"""Host cgroup of what outlives the daemon."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; 1 if it cannot start (the log says why and what to do)."""
@@ -104,7 +101,7 @@ def _scrape(address: str, node: Node) -> scrape.Scrape | None:
 def _engine(chosen: settings.Settings) -> Engine:
     for directory in (chosen.run_dir, chosen.state_dir):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    helpers = cgroups.Slice.ensure(SLICE)
+    helpers = cgroups.Slice.ensure(cgroups.SLICE)
     zygotes = zygote.Zygotes(
         zygote.Bundle.at(chosen.bundle), run_dir=chosen.run_dir, slice_=helpers
     )

@@ -71,6 +71,8 @@ class Actor:
         if self.container.life.state is State.ASLEEP:
             self.container.tally.asleep_since = time.time()
             self._doorbell.listen()
+        elif self.container.life.state is State.FROZEN:
+            self._doorbell.listen()
         elif self.container.life.state is State.RUNNING:
             self._lookout.look_in(0.0)
         if self.container.drain is not None:
@@ -94,9 +96,16 @@ class Actor:
     async def close(self) -> None:
         """Stop acting and let running jobs end: a checkpoint or restore in progress is finished, not cut off."""
         self._quiet()
+        self.container.closing.set()
         if self.container.life.state is State.SLEEPING:
-            self._perform(lifecycle.CallOff("drain"))
+            self._perform(lifecycle.CallOff("daemon-stop"))
         await self._jobs.ended()
+        await self.caught_up()
+        if self.container.life.state is State.FROZEN:
+            # Nobody could thaw it if no daemon came back.
+            self._wanted("daemon-stop")
+            await self.caught_up()
+            await self._jobs.ended()
         await asyncio.sleep(0)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -105,6 +114,8 @@ class Actor:
     # --- the task ----------------------------------------------------------------------------------------------------
 
     def _idle(self) -> None:
+        if self.container.closing.is_set():
+            return
         if self.container.record.policy.dry_run:
             self._jobs.start(self._doze(), "doze")
         else:
@@ -158,7 +169,7 @@ class Actor:
                 container.active = time.monotonic()
                 if before.state is State.WAKING:
                     container.woke = container.active
-            elif after.state is State.ASLEEP:
+            elif after.state in lifecycle.AT_REST:
                 self._doorbell.listen()
                 if container.called_off.is_set():
                     # It came too late to stop the sleep; who asked would wait for the next one to ask.
@@ -233,7 +244,7 @@ class Actor:
 
     def _log(self, before: State) -> None:
         life, times = self.container.life, self.container.times
-        phases = times.sleep if life.state is State.ASLEEP else {}
+        phases = times.sleep if life.state in lifecycle.AT_REST else {}
         if before is State.WAKING and life.state is State.RUNNING:
             phases = times.wake
         extra: dict[str, object] = {"cause": life.cause}

@@ -12,8 +12,10 @@ import time
 from checkpointer import (
     containers,
     errors,
+    frost,
     lazy,
     lifecycle,
+    off,
     reconcile,
     rescue,
     restore,
@@ -22,7 +24,7 @@ from checkpointer import (
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.kinds import Kind
-from checkpointer.lifecycle import Life, State
+from checkpointer.lifecycle import Life, Mode, State
 from checkpointer.reconcile import Verdict
 from redirector.endpoints import Port
 from redirector.ignored import Ignored
@@ -51,7 +53,7 @@ def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[li
         container.image = engine.store.load(record.id)
     except errors.ImageError as error:
         unusable = error
-    verdict = _judge(container)
+    verdict = _judge(container, engine)
     if verdict not in {Verdict.RUNNING, Verdict.EXITED}:
         log.info("adopt", extra={"pod": record.title, "verdict": verdict.name})
     match verdict:
@@ -62,6 +64,17 @@ def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[li
             return _awake(container), []
         case Verdict.ASLEEP:
             return _asleep(container, engine), []
+        case Verdict.OFF:
+            return _off(container, engine)
+        case Verdict.END:
+            found = _off(container, engine)
+            off.finish(container, container.supervisor.application())
+            return found
+        case Verdict.STARTING:
+            _off(container, engine)
+            return container, [lifecycle.WakeAsked("adopted")]
+        case Verdict.FROZEN:
+            return _frozen(container, engine), []
         case Verdict.RESTORE:
             restore.kill_tree(container.target)
             return _asleep(container, engine), [lifecycle.WakeAsked("adopted")]
@@ -84,7 +97,7 @@ def _let_criu_end(container: Container, engine: Engine) -> None:
         time.sleep(0.01)
 
 
-def _judge(container: Container) -> Verdict:
+def _judge(container: Container, engine: Engine) -> Verdict:
     control, image = container.supervisor, container.image
     application = control.application(image.manifest.app if image is not None else 0)
     if control.state() is supervisor.State.ARMED:
@@ -94,13 +107,27 @@ def _judge(container: Container) -> Verdict:
         elif image is not None:
             # criu had killed it, and nobody was left to tell the supervisor that this was meant.
             control.tell(supervisor.Signal.ASLEEP, supervisor.State.ASLEEP)
-    fence = image.fence_state() if image is not None else None
-    return reconcile.judge(reconcile.Found(application is not None, control.state(), fence))
+    return reconcile.judge(
+        reconcile.Found(
+            application is not None,
+            control.state(),
+            image.fence_state() if image is not None else None,
+            frozen=control.state() is supervisor.State.FROZEN and container.cell.frozen,
+            held=bool(container.record.policy.disable_checkpointing and _held(container, engine)),
+        )
+    )
+
+
+def _held(container: Container, engine: Engine) -> frozenset[Port]:
+    """The ports for which packets are held, by the maps' word."""
+    found = (h for h in engine.datapath.holds() if h.container_id == container.record.id)
+    return next((held.ports for held in found if held.mode != "off"), frozenset())
 
 
 def _awake(container: Container) -> Container:
     """Let go what was held for it, and drop the image unless its pages are still being brought in."""
     container.pod.abandon(container.record.id)
+    frost.dissolve(container)
     if container.image is not None:
         container.drain = lazy.find(container.image)
         if container.drain is None:
@@ -124,4 +151,30 @@ def _asleep(container: Container, engine: Engine) -> Container:
     engine.execs.hold(container.record.id, container.record.pid)
     container.life = Life(State.ASLEEP, cause="adopted")
     container.since = image.manifest.created
+    return container
+
+
+def _off(container: Container, engine: Engine) -> tuple[Container, list[lifecycle.Event]]:
+    """Hold for an application that is started afresh; where nobody knows its ports any more it is, now."""
+    if container.image is not None:
+        container.image.drop()  # of a time when its owner wanted one
+        container.image = None
+    container.mode = Mode.OFF
+    container.ports = _held(container, engine)
+    container.hold = container.pod.adopt(
+        container.record.id, container.ports, (), container.unheeded
+    )
+    engine.execs.hold(container.record.id, container.record.pid)
+    container.life = Life(State.ASLEEP, cause="adopted")
+    known = container.ports or container.record.policy.portless
+    return container, [] if known else [lifecycle.WakeAsked("adopted")]
+
+
+def _frozen(container: Container, engine: Engine) -> Container:
+    application = container.supervisor.application()
+    if application is None:
+        raise ProcessLookupError(container.record.pid)
+    container.mode = Mode.FROZEN
+    frost.adopt(container, engine, application)
+    container.life = Life(State.FROZEN, cause="adopted")
     return container

@@ -98,6 +98,7 @@ m = messages.schema(
             (32, "would_sleeps", "int64"),
             (33, "would_wakes", "map<string,int64>"),  # by cause
             (34, "would_save_bytes", "int64"),  # now
+            (35, "mode", "string"),  # how it sleeps: image, off or frozen; "" awake
         ],
         "Query": [(1, "namespace", "string"), (2, "pod", "string"), (3, "container", "string")],
         "Infos": [(1, "containers", "repeated Info")],

@@ -16,6 +16,9 @@ from pathlib import Path
 from checkpointer import processes
 from checkpointer.errors import ZygoteError
 
+SLICE = "zeropod.slice"
+"""Host cgroup of what outlives the daemon."""
+
 # What would slow down or hinder criu; a restored tree joins these hierarchies of version 1 when it runs.
 _LATER = frozenset({"cpu", "cpuacct", "blkio", "devices", "pids"})
 _UNLIMITED = 1 << 60  # v1 prints "no limit" as a number near 2**63
@@ -175,7 +178,7 @@ def number(path: Path) -> int | None:
 
 def ancestors(directory: Path | None) -> Iterator[Path]:
     """Iterate over a cgroup and those above it, without the root, which has no limits."""
-    point = _point(directory) if directory is not None else None
+    point = mount_of(directory) if directory is not None else None
     while directory is not None and directory not in (point, directory.parent):
         yield directory
         directory = directory.parent
@@ -199,7 +202,13 @@ def charged(pid: int) -> int:
     return max(0, (used or 0) - reclaimable(directory)) if used else 0
 
 
-def _point(directory: Path) -> Path:
+def mounts() -> list[Path]:
+    """Return where hierarchies are mounted."""
+    return [point for point, _ in _mounts().values()]
+
+
+def mount_of(directory: Path) -> Path:
+    """Return where the hierarchy of a cgroup is mounted."""
     return next(
         (point for point, _ in _mounts().values() if directory.is_relative_to(point)), Path("/")
     )

@@ -5,6 +5,7 @@ import threading
 import time
 
 from checkpointer import (
+    cell,
     cgroups,
     containers,
     cpu,
@@ -53,6 +54,7 @@ class Container:
         quiet: Monotonic seconds: traffic after this calls the sleep off that is being tried.
         hold: Its packets, while it sleeps or is about to.
         image: Its committed image, while it sleeps or its pages are still being drained.
+        mode: How it sleeps, or did last.
         drain: Its page daemon, while pages are still being brought in.
         watched: Where it watches files, when last looked for.
         ports: Those on which it listens, when last looked at.
@@ -60,6 +62,7 @@ class Container:
         tally: What was counted since the daemon took it over.
         dozes: The same of its dry run.
         called_off: Set when a sleep must stop before its commit; says why in `off_cause`.
+        closing: Set when the daemon goes down: what may take long is left to its successor.
     """
 
     record: containers.Record
@@ -71,6 +74,7 @@ class Container:
     quiet: float = 0.0
     hold: Hold | None = None
     image: images.Image | None = None
+    mode: lifecycle.Mode = lifecycle.Mode.IMAGE
     drain: lazy.Drain | None = None
     times: Times = dataclasses.field(default_factory=Times)
     meter: cpu.Meter = dataclasses.field(default_factory=cpu.Meter)
@@ -82,6 +86,7 @@ class Container:
     look_at: float = 0.0
     called_off: threading.Event = dataclasses.field(default_factory=threading.Event)
     off_cause: str = ""
+    closing: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     @property
     def target(self) -> supervisor.Target:
@@ -120,4 +125,10 @@ class Container:
     @property
     def supervisor(self) -> supervisor.Supervisor:
         """Its PID 1."""
-        return supervisor.Supervisor(self.record.pid)
+        restarts = self.record.policy.disable_checkpointing
+        return supervisor.Supervisor(self.record.pid, restarts=restarts)
+
+    @property
+    def cell(self) -> cell.Cell:
+        """The cgroup of its application alone; see there what it raises."""
+        return cell.Cell.of(self.record.id, self.record.pid)

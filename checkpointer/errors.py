@@ -59,6 +59,12 @@ class ZygoteError(CheckpointerError):
     usual = Kind.NO_CRIU
 
 
+class CellError(CheckpointerError):
+    """The application's processes could not be gathered in a cgroup, stopped or ended there."""
+
+    usual = Kind.CGROUP
+
+
 class ImageError(CheckpointerError):
     """An image cannot be written, or must not be used."""
 

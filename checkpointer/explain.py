@@ -5,7 +5,7 @@ import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from checkpointer import api, containers, notes, why
+from checkpointer import api, containers, lifecycle, notes, why
 from checkpointer.container import Container
 from redirector.endpoints import Port
 
@@ -67,6 +67,7 @@ def info(
         would_sleeps=container.dozes.sleeps,
         would_wakes=container.dozes.wakes,
         would_save_bytes=container.dozes.saves,
+        mode=container.mode.value if life.state in _MODES else "",
     )
 
 
@@ -105,8 +106,12 @@ def _state(record: containers.Record, container: Container | None) -> str:
             image_bytes=container.image.manifest.total_bytes if container.image else 0,
             policy=record.policy,
             dozes=container.dozes,
+            mode=container.mode,
         )
     )
+
+
+_MODES = {*lifecycle.AT_REST, lifecycle.State.WAKING}
 
 
 def _shown(reason: str) -> str:

@@ -44,6 +44,7 @@ class Kind(enum.StrEnum):
     CRIU_HUNG = "criu-hung"  # it did not answer in time and was ended
     CRIU_KILLED = "criu-killed"  # it ended without an answer
     NO_CRIU = "no-criu"  # none could be started
+    CGROUP = "cgroup"  # the application's processes could not be gathered, stopped or ended as one
     SUPERVISOR = "supervisor"  # the container's PID 1 does not answer
     IMAGE_UNWRITABLE = (
         "image-unwritable"  # the file system failed in another way than by being full

@@ -17,9 +17,22 @@ class State(enum.StrEnum):
 
     RUNNING = "RUNNING"  # the application runs; it may be about to become idle
     SLEEPING = "SLEEPING"  # a checkpoint is being taken; the application still exists
-    ASLEEP = "ASLEEP"  # the image is committed, the application is gone
-    WAKING = "WAKING"  # a restore runs, or waits to be tried again
+    ASLEEP = "ASLEEP"  # the application is gone; its memory is in an image, unless its owner wants none kept
+    FROZEN = "FROZEN"  # the application stands still, because it could not be checkpointed
+    WAKING = "WAKING"  # a restore runs, or waits to be tried again; or a start, or a thaw
     GONE = "GONE"  # the supervisor has ended, or was told to
+
+
+class Mode(enum.StrEnum):
+    """How a container is at rest; the words users see."""
+
+    IMAGE = "image"  # its memory is on disk
+    OFF = "off"  # its application was ended, and is started afresh
+    FROZEN = "frozen"  # its application stands still
+
+
+AT_REST = frozenset({State.ASLEEP, State.FROZEN})
+"""Where only a wake leads on."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,6 +71,21 @@ class SleepAsked:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slept:
     """The checkpoint is committed and the application gone."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Froze:
+    """The application could not be checkpointed, and stands still instead.
+
+    Attributes:
+        reason: Why it could not.
+        kind: The same as a stable word.
+        tried: False if that is known from the last time, and was not tried again so soon.
+    """
+
+    reason: str
+    kind: Kind = Kind.INTERNAL
+    tried: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,6 +167,7 @@ class Exited:
 Event = (
     SleepAsked
     | Slept
+    | Froze
     | SleepCalledOff
     | SleepRefused
     | SleepFailed
@@ -243,8 +272,8 @@ def step(life: Life, event: Event) -> tuple[Life, list[Effect]]:
             return _running(life, event)
         case State.SLEEPING:
             return _sleeping(life, event)
-        case State.ASLEEP:
-            return _asleep(life, event)
+        case State.ASLEEP | State.FROZEN:
+            return _at_rest(life, event)
         case State.WAKING:
             return _waking(life, event)
 
@@ -268,6 +297,10 @@ def _sleeping(life: Life, event: Event) -> tuple[Life, list[Effect]]:
     match event:
         case Slept():
             return _to(life, State.ASLEEP, life.cause, failed_sleeps=0, reason="", kind=None), []
+        case Froze(reason, kind, tried):
+            failures = life.failed_sleeps + tried
+            after = _to(life, State.FROZEN, life.cause, reason=reason, kind=kind)
+            return dataclasses.replace(after, failed_sleeps=failures), []
         case SleepCalledOff(cause):
             return _to(life, State.RUNNING, cause, reason="", kind=None), [Rest(0.0)]
         case SleepRefused() | SleepFailed():
@@ -291,7 +324,7 @@ def _tried(life: Life, event: SleepRefused | SleepFailed) -> tuple[Life, list[Ef
     return after, [Rest(backoff(SLEEP_BACKOFF, failures))]
 
 
-def _asleep(life: Life, event: Event) -> tuple[Life, list[Effect]]:
+def _at_rest(life: Life, event: Event) -> tuple[Life, list[Effect]]:
     match event:
         case WakeAsked(cause):
             return _to(life, State.WAKING, cause, failed_wakes=0), [Wake(cause)]

@@ -138,7 +138,7 @@ def _original(view: View) -> Iterator[Metric]:
         "zeropod_running",
         "1 while the application exists, 0 while it is asleep or waking.",
         WHO,
-        ((s.who, s.state in {State.RUNNING, State.SLEEPING}) for s in view.samples),
+        ((s.who, s.state in {State.RUNNING, State.SLEEPING, State.FROZEN}) for s in view.samples),
     )
     for name, what, count in (
         ("checkpoint_errors", "Sleeps that failed", attrgetter("sleep_failures")),
@@ -210,6 +210,12 @@ def _failing(view: View) -> Iterator[Metric]:
             "Sleeps that failed; the application runs on.",
             "reason",
             attrgetter("tally.sleep_failures"),
+        ),
+        (
+            "freezes",
+            "Applications frozen because they could not be checkpointed.",
+            "reason",
+            attrgetter("tally.frozen"),
         ),
         (
             "wake_failures",

@@ -5,15 +5,17 @@ What blocks runs on threads; here it is waited for, and what it raises becomes a
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from checkpointer import doors, dryrun, errors, lifecycle, sleep, wake
+from checkpointer import cell, doors, dryrun, errors, frost, lifecycle, off, sleep, wake
 from checkpointer.container import Container
 from checkpointer.engine import Engine
-from checkpointer.lifecycle import Event
+from checkpointer.kinds import Kind
+from checkpointer.lifecycle import Event, Mode
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +23,19 @@ DRAIN_LOOK = 0.02
 """Seconds between looks at a drain that a sleep waits for."""
 
 T = TypeVar("T")
+
+
+_SOON = frozenset({Kind.NOT_RUNNING, Kind.NO_PORT, Kind.TIME_WAIT, Kind.PAGES_COMING})
+"""What is otherwise in a moment, or would leave nobody to thaw it: no reason to freeze."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Obstacle:
+    """Why it cannot be checkpointed, and until when (monotonic seconds) that is not tried again."""
+
+    reason: str
+    kind: Kind
+    until: float
 
 
 class Moves:
@@ -38,19 +53,20 @@ class Moves:
         self._container = container
         self._engine = engine
         self._pool = pool
+        self._obstacle: _Obstacle | None = None
         self._loop = asyncio.get_running_loop()
 
     async def sleep(self) -> Event:
-        """Take the checkpoint."""
-        container, engine = self._container, self._engine
+        """Put it to rest in the way that its owner wants."""
+        container = self._container
         # Somebody asked for it right after a lazy wake; by itself a container is not idle while its pages come in.
         # Polled, because threads set both.
         while container.drain is not None and not container.called_off.is_set():  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_LOOK)
         try:
             # Waited for here: a pod's containers that become idle at once must not take the threads that wake others.
-            async with engine.pod_locks[container.record.sandbox_id]:
-                await self._threaded(lambda: sleep.run(container, engine))
+            async with self._engine.pod_locks[container.record.sandbox_id]:
+                return await self._rest()
         except doors.CalledOff as off:
             return lifecycle.SleepCalledOff(off.cause)
         except errors.Refused as refused:
@@ -63,8 +79,54 @@ class Moves:
         except Exception as error:
             logger.warning("sleep.failed", exc_info=error)
             return lifecycle.SleepFailed(errors.reason_of(error), errors.kind_of(error))
+
+    async def _rest(self) -> Event:
+        container, engine = self._container, self._engine
+        if container.record.policy.disable_checkpointing:
+            # On a thread of those that may wait: an application may take ten seconds to end.
+            await self._loop.run_in_executor(engine.drains, off.end, container, engine)
+            container.mode = Mode.OFF
+        elif self._obstacle is not None and time.monotonic() < self._obstacle.until:
+            return await self._freeze(self._obstacle, tried=False)
+        else:
+            try:
+                await self._threaded(lambda: sleep.run(container, engine))
+            except Exception as error:
+                obstacle = self._in_the_way(error)
+                if obstacle is None:
+                    raise
+                if isinstance(error, errors.DumpError):
+                    logger.warning("sleep.failed", extra=_evidence(error))
+                return await self._freeze(obstacle, tried=True)
+            container.mode, self._obstacle = Mode.IMAGE, None
         container.times.sleeps += 1
         return lifecycle.Slept()
+
+    def _in_the_way(self, error: Exception) -> _Obstacle | None:
+        """Why it is to be frozen instead; None if it is not to be."""
+        lost = isinstance(error, errors.DumpError) and error.outcome is errors.Outcome.LOST
+        kind = errors.kind_of(error)
+        if (
+            self._container.record.policy.on_failure != "freeze"
+            or lost
+            or isinstance(error, doors.CalledOff)
+            or kind in _SOON
+        ):
+            return None
+        pause = lifecycle.backoff(lifecycle.SLEEP_BACKOFF, self._container.life.failed_sleeps + 1)
+        return _Obstacle(errors.reason_of(error), kind, time.monotonic() + pause)
+
+    async def _freeze(self, obstacle: _Obstacle, *, tried: bool) -> Event:
+        self._obstacle = obstacle
+        try:
+            await self._threaded(lambda: frost.freeze(self._container, self._engine))
+        except doors.CalledOff:
+            raise
+        except (errors.CheckpointerError, OSError) as error:
+            reason = f"{obstacle.reason}; and it could not be frozen: {errors.reason_of(error)}"
+            raise errors.Refused(reason, kind=obstacle.kind) from error
+        self._container.mode = Mode.FROZEN
+        return lifecycle.Froze(obstacle.reason, obstacle.kind, tried)
 
     async def doze(self) -> Event:
         """In a dry run: see whether it could be put to sleep."""
@@ -84,7 +146,15 @@ class Moves:
 
     def begin_wake(self) -> asyncio.Future[None]:
         """Put a wake on its way to a thread; `wake` waits for it."""
-        return self._loop.run_in_executor(self._pool, wake.run, self._container, self._engine)
+        container, engine = self._container, self._engine
+        match container.mode:
+            case Mode.IMAGE:
+                return self._loop.run_in_executor(self._pool, wake.run, container, engine)
+            case Mode.FROZEN:
+                return self._loop.run_in_executor(self._pool, frost.thaw, container, engine)
+            case Mode.OFF:
+                # It may take a minute to listen.
+                return self._loop.run_in_executor(engine.drains, off.start, container, engine)
 
     async def wake(self, woken: asyncio.Future[None]) -> Event:
         """Wait for a wake that was begun."""
@@ -168,6 +238,7 @@ class Moves:
         engine.execs.release(container.record.id)
         # What an earlier daemon's hold left in the maps would keep the packets of its successor in the pod.
         await self._threaded(lambda: container.pod.abandon(container.record.id))
+        await self._threaded(lambda: cell.remove(container.record.id))
         # The image of a failed container was put aside before; this drops what nobody can use any more.
         await self._threaded(lambda: engine.store.drop(container.record.id))
 

@@ -346,15 +346,16 @@ class Node:
                 f"{record.title}: zeropod.ctrox.dev/dry-run is set, so that nothing of it sleeps; `zeropod why` says "
                 "what it would do",
             )
-        wanted = State.ASLEEP if sleep else State.RUNNING
+        wanted = lifecycle.AT_REST if sleep else {State.RUNNING}
+        stable = {*lifecycle.AT_REST, State.RUNNING}
         deadline = self._loop.time() + timeout
         # What is under way ends first: half a wake cannot be turned into a sleep.
-        if await actor.reach({State.ASLEEP, State.RUNNING}, timeout) is not wanted:
+        if await actor.reach(stable, timeout) not in wanted:
             actor.post(lifecycle.SleepAsked("asked") if sleep else lifecycle.WakeAsked("asked"))
             await actor.caught_up()
-            await actor.reach({State.ASLEEP, State.RUNNING}, deadline - self._loop.time())
+            await actor.reach(stable, deadline - self._loop.time())
         after = actor.container.life
-        if after.state is not wanted:
+        if after.state not in wanted:
             why = after.reason or f"it is {after.state} ({after.cause})"
             raise rpc.TtrpcError(rpc.Code.FAILED_PRECONDITION, f"{record.title}: {why}")
         return self._info(record)

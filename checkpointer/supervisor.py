@@ -7,6 +7,7 @@ container), hence one order at a time.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import os
@@ -24,6 +25,7 @@ _DIRECTORY = "/.zeropod/"
 _TAKES = re.compile(rb"zeropod-init takes (\d+)-(\d+)")  # in its program
 _FIRST_TAKES = (59, 63)  # of those that did not say so yet
 _POLL = 0.0002  # seconds between looks at the name; the answer takes about 50 microseconds
+_PAUSE = 0.01  # the most, where an application has to end first
 
 
 class State(enum.Enum):
@@ -80,10 +82,16 @@ def orders(program: bytes) -> range:
 
 
 class Supervisor:
-    """One container's supervisor."""
+    """One container's supervisor.
 
-    def __init__(self, pid: int) -> None:
+    Args:
+        pid: On the host.
+        restarts: Its application is started afresh at times, and never restored.
+    """
+
+    def __init__(self, pid: int, *, restarts: bool = False) -> None:
         self.pid = pid
+        self._restarts = restarts
 
     def alive(self) -> bool:
         """Say whether it still runs."""
@@ -100,7 +108,9 @@ class Supervisor:
         """Return the living application's pid.
 
         Orphans of exec sessions become the supervisor's children as well; the application was its first fork, so
-        it has the lowest number inside. Left out is what a killed criu leaves: its helpers, half-restored tasks.
+        it has the lowest number inside. One that is started afresh has any number, but is made when there are no
+        others, and the kernel keeps children in the order they came. Left out is what a killed criu leaves: its
+        helpers, half-restored tasks.
 
         Args:
             vpid: The application's number inside, where it may be away: else an orphan would be taken for it.
@@ -110,6 +120,8 @@ class Supervisor:
             found = [pid for pid in found if processes.comm(pid) != CRIU]
             if vpid:
                 found = [pid for pid in found if processes.vpid(pid) == vpid]
+            if self._restarts:
+                return found[0] if found else None
             return min(found, key=processes.vpid, default=None)
         except ProcessLookupError:
             return None
@@ -131,14 +143,32 @@ class Supervisor:
         Raises:
             SupervisorError: it has ended, or is of a version that cannot.
         """
-        self._need(Signal.HURRY)
+        self.need(Signal.HURRY)
         self.tell(Signal.HURRY, self.state())
 
-    def _need(self, order: Signal) -> None:
+    def need(self, order: Signal) -> None:
+        """Raise SupervisorError if it does not know an order, or has ended."""
         if not self.takes(order):
             raise SupervisorError(
                 f"the container was started by a version of zeropod that does not know {order.name}; restart the pod"
             )
+
+    def sweep(self) -> None:
+        """Kill what is below it although there is no application: what exec sessions have left behind."""
+        for child in processes.children(self.pid):
+            for pid in processes.tree(child):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def reaches(self, wanted: State, seconds: float) -> bool:
+        """Wait for a state that comes by itself; False if it has not come in time, or the supervisor has ended."""
+        deadline, pause = time.monotonic() + seconds, _POLL
+        while (state := self.state()) is not wanted:
+            if state is State.NONE or time.monotonic() > deadline:
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, _PAUSE)
+        return True
 
     def tell(self, order: Signal, until: State | None, timeout: float = 5.0) -> None:
         """Give an order and wait until it is obeyed.

@@ -65,6 +65,7 @@ class Tally:
         called_off: Sleeps called off before their commit, by cause.
         refused: Sleeps refused, by kind of reason.
         sleep_failures: Sleeps that failed, by kind of reason.
+        frozen: Applications frozen instead, by kind of reason.
         wake_failures: Restores that failed, by kind of reason.
         held: Wakes that had to wait for room, by kind of reason; each is counted once however long it waits.
         asleep: Seconds asleep, without the sleep that lasts.
@@ -80,6 +81,7 @@ class Tally:
     called_off: Counter[str] = dataclasses.field(default_factory=Counter)
     refused: Counter[str] = dataclasses.field(default_factory=Counter)
     sleep_failures: Counter[str] = dataclasses.field(default_factory=Counter)
+    frozen: Counter[str] = dataclasses.field(default_factory=Counter)
     wake_failures: Counter[str] = dataclasses.field(default_factory=Counter)
     held: Counter[str] = dataclasses.field(default_factory=Counter)
     asleep: float = 0.0
@@ -100,6 +102,8 @@ class Tally:
         match event:
             case lifecycle.Slept():
                 self.slept_at = self.asleep_since = now
+            case lifecycle.Froze():
+                self.frozen[event.kind] += 1
             case lifecycle.SleepCalledOff(cause):
                 self.called_off[cause] += 1
             case lifecycle.SleepRefused():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from checkpointer import lifecycle
 from checkpointer.doze import Dozes
-from checkpointer.lifecycle import State
+from checkpointer.lifecycle import Mode, State
 from checkpointer.policy import Policy
 
 CAUSES = {
@@ -16,9 +16,15 @@ CAUSES = {
     "udp": "a datagram came",
     "exec": "a program was started in it (kubectl exec, or an exec probe)",
     "signal": "it was sent a signal, for instance by a pod deletion",
-    "drain": "the daemon went down as planned",
+    "daemon-stop": "the daemon went down as planned",
     "adopted": "the daemon found it so when it started",
     "started": "its container started",
+    "policy": "its annotations mean something else now",
+    "refused": "it cannot be put to sleep as it is",
+    "sleep-failed": "putting it to sleep failed",
+    "wake-failed": "waking it failed too often",
+    "lost": "its memory was lost",
+    "exited": "its application ended",
 }
 """What the machine's causes mean to people."""
 
@@ -38,6 +44,7 @@ class Facts:
         image_bytes: Size of its image.
         policy: What its owner wants.
         dozes: What a dry run has decided.
+        mode: How it sleeps.
     """
 
     title: str
@@ -50,6 +57,7 @@ class Facts:
     image_bytes: int
     policy: Policy = dataclasses.field(default_factory=Policy)
     dozes: Dozes = dataclasses.field(default_factory=Dozes)
+    mode: Mode = Mode.IMAGE
 
 
 def explain(facts: Facts) -> str:
@@ -61,12 +69,30 @@ def explain(facts: Facts) -> str:
             return f"{facts.title} is awake since {_span(facts.age)} ({_cause(facts)}). {_awake(facts)}"
         case State.SLEEPING:
             return f"{facts.title} is being put to sleep since {_span(facts.age)}; packets and execs wait meanwhile."
+        case State.ASLEEP if facts.mode is Mode.OFF:
+            return (
+                f"{facts.title} is asleep since {_span(facts.age)} because {_cause(facts)}; its application was ended and "
+                f"nothing of its memory is kept (zeropod.ctrox.dev/disable-checkpointing). {_doors(facts, kept=False)}, an "
+                "exec or `zeropod wake` starts it afresh; a stop ends the container at once with exit code 0."
+            )
+        case State.FROZEN:
+            why = facts.life.reason or "it could not be checkpointed when that was last tried"
+            return (
+                f"{facts.title} is frozen since {_span(facts.age)} because {_cause(facts)}, and could not be checkpointed: "
+                f"{why}. It uses no CPU, but keeps its memory (zeropod.ctrox.dev/on-failure). {_doors(facts)}, an exec, a "
+                f"signal or `zeropod wake` lets it go on, in about a millisecond.{_stop(facts)}"
+            )
         case State.ASLEEP:
             return (
                 f"{facts.title} is asleep since {_span(facts.age)} because {_cause(facts)}; its memory is an image of "
                 f"{_size(facts.image_bytes)}. {_doors(facts)}, an exec, a signal or `zeropod wake` wakes it.{_stop(facts)}"
             )
-        case State.WAKING if facts.life.reason:
+        case State.WAKING if facts.mode is Mode.OFF:
+            return (
+                f"{facts.title} is being started afresh because {_cause(facts)}; packets wait until it listens on its ports "
+                f"again ({_ports(facts)}), for a minute at the most."
+            )
+        case State.WAKING if facts.life.reason and facts.mode is Mode.IMAGE:
             return (
                 f"{facts.title} is to wake because {_cause(facts)}, but cannot yet: {facts.life.reason}. The image is "
                 f"kept and the restore is tried again (failed {facts.life.failed_wakes} of "
@@ -115,10 +141,17 @@ def _awake(facts: Facts) -> str:
     )
 
 
-def _doors(facts: Facts) -> str:
+def _doors(facts: Facts, *, kept: bool = True) -> str:
+    """What packets wake it; `kept`: it has connections from before."""
+    if not kept:
+        return f"A packet to {_ports(facts)}"
     if not facts.ports:
         return "Data on one of its connections"
-    return f"A packet to {', '.join(facts.ports)} or data on one of its connections"
+    return f"A packet to {_ports(facts)} or data on one of its connections"
+
+
+def _ports(facts: Facts) -> str:
+    return ", ".join(facts.ports) or "none of its ports"
 
 
 def _stop(facts: Facts) -> str:

@@ -77,8 +77,10 @@ TABLE = (
         default="false",
         example="true",
         field="disable_checkpointing",
-        text="Keep no memory: the application is ended (SIGTERM, its grace period, SIGKILL) and started afresh by "
-        "the first packet, which waits meanwhile. The container stays Running.",
+        text="Keep no memory: the application is ended (SIGTERM, ten seconds, SIGKILL, with all that it and execs have "
+        "forked) and started afresh by the first packet or exec, which waits until it listens on its ports again, "
+        "for a minute at the most. Open connections end with it. The container stays Running; stopped while there is "
+        "no application it ends with exit code 0.",
     ),
     Annotation(
         name="disable-probe-detection",

@@ -228,6 +228,12 @@ class Hold:
         finally:
             self._lock.release()
 
+    def awaited(self) -> frozenset[Port]:
+        """Return the ports for which something waits that wants an answer."""
+        with self._lock:
+            wakes = (self._claims.wake(item.frame) for item in self._backlog if item.frame)
+            return frozenset(wake.port for wake in wakes if wake)
+
     def _read(self, *, release: bool = False) -> int:
         """Queue frames of the TAP, `_READ_AT_ONCE` at most; return how many there were.
 

@@ -9,6 +9,7 @@ from checkpointer import adoption, containers, errors, lifecycle
 from checkpointer.container import Container
 from checkpointer.kinds import Kind
 from checkpointer.supervisor import State
+from redirector.endpoints import Port
 
 RECORD = containers.Record("id", "pod", "p", "n", "u", "c", pid=1, start_time=1)
 
@@ -20,6 +21,7 @@ def found(monkeypatch):
     control.application.return_value = None
     control.state.return_value = State.ASLEEP
     monkeypatch.setattr(Container, "supervisor", control)
+    monkeypatch.setattr(Container, "cell", mock.Mock(frozen=False))
     return control
 
 
@@ -76,3 +78,34 @@ def test_an_image_that_nobody_needs_may_be_of_any_version(found):
 
     assert events == []
     assert container.life.state is lifecycle.State.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("ports", "events"),
+    [({Port("tcp", 80)}, []), (set(), [lifecycle.WakeAsked("adopted")])],
+)
+def test_an_application_that_is_off_is_held_at_its_ports(found, ports, events):
+    """The maps know them; if they were lost with an older layout nothing could wake it, so it is woken."""
+    found.state.return_value = State.OFF
+    node = engine(lambda _: None)
+    held = SimpleNamespace(container_id="id", mode="set", ports=frozenset(ports))
+    node.datapath.holds.return_value = [held]
+    container, told = adoption.adopt(RECORD, node)
+
+    assert (container.life.state, container.mode) == (lifecycle.State.ASLEEP, lifecycle.Mode.OFF)
+    assert container.ports == ports
+    assert told == events
+
+
+def test_an_application_that_was_being_ended_is(found, monkeypatch):
+    """Half of an end cannot be undone."""
+    finish = mock.Mock()
+    monkeypatch.setattr(adoption.off, "finish", finish)
+    found.state.return_value = State.ENDING
+    found.application.return_value = 7
+    node = engine(lambda _: None)
+    node.datapath.holds.return_value = []
+    container, _ = adoption.adopt(RECORD, node)
+
+    finish.assert_called_once_with(container, 7)
+    assert container.life.state is lifecycle.State.ASLEEP

@@ -7,10 +7,12 @@ import pytest
 from checkpointer import lifecycle as lc
 from checkpointer.kinds import Kind
 from checkpointer.lifecycle import Life, State, step
+from checkpointer.why import CAUSES
 
 EVENTS = (
     lc.SleepAsked("idle"),
     lc.Slept(),
+    lc.Froze("io_uring"),
     lc.SleepCalledOff("tcp-connect"),
     lc.SleepRefused("io_uring"),
     lc.SleepFailed("disk full"),
@@ -204,3 +206,41 @@ def test_only_running_would_sleep():
     for event in EVENTS:
         life, _ = step(dozing, event)
         assert life.state is State.RUNNING or not life.would_sleep
+
+
+def test_what_is_frozen_is_woken_like_what_is_asleep():
+    """With the reason for which it could not be checkpointed, until it is awake."""
+    life, effects = run(Life(), lc.SleepAsked("idle"), lc.Froze("io_uring"))
+
+    assert (life.state, life.cause, life.reason, life.failed_sleeps) == (
+        State.FROZEN,
+        "idle",
+        "io_uring",
+        1,
+    )
+    assert effects == [lc.Sleep()]
+
+    life, effects = run(life, lc.WakeAsked("udp"), lc.WakeAsked("exec"), lc.Woke())
+
+    assert (life.state, life.cause, life.reason, life.failed_sleeps) == (
+        State.RUNNING,
+        "udp",
+        "",
+        1,
+    )
+    assert effects == [lc.Wake("udp"), lc.Rest(0.0)]
+
+
+def test_frozen_again_without_another_try_is_no_other_failure():
+    """Else a busy pod would wait an hour for the next try to checkpoint it."""
+    life = Life(State.SLEEPING, failed_sleeps=3)
+
+    assert step(life, lc.Froze("x", tried=False))[0].failed_sleeps == 3
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_every_cause_is_one_of_a_list(length):
+    """People, metrics and tests find the same word for the same thing."""
+    for events in itertools.product(EVENTS, repeat=length):
+        life, _ = run(Life(), *events)
+        assert life.cause in CAUSES

@@ -25,6 +25,12 @@ from checkpointer.supervisor import State
         (False, State.RUN, Fence.NONE, Verdict.EXITED),
         (False, State.ASLEEP, None, Verdict.LOST),
         (False, State.ARMED, None, Verdict.LOST),
+        (False, State.OFF, None, Verdict.OFF),
+        (True, State.OFF, None, Verdict.OFF),
+        (True, State.ENDING, None, Verdict.END),
+        (False, State.ENDING, None, Verdict.END),
+        (True, State.FROZEN, None, Verdict.RESUME),
+        (False, State.FROZEN, None, Verdict.EXITED),
     ],
 )
 def test_the_table_of_the_design(application, supervisor, fence, verdict):
@@ -40,3 +46,16 @@ def test_an_image_from_which_the_application_was_let_go_is_never_restored_again(
                 Verdict.RESTORE,
                 Verdict.ASLEEP,
             }
+
+
+def test_what_stands_still_is_held_again():
+    """What only was to be frozen, or is thawed already, is told to go on."""
+    assert judge(Found(True, State.FROZEN, frozen=True)) is Verdict.FROZEN
+    assert judge(Found(True, State.FROZEN, frozen=False)) is Verdict.RESUME
+
+
+def test_what_was_being_started_is_waited_for():
+    """Its clients' packets would else meet an application that does not listen yet."""
+    assert judge(Found(True, State.RUN, held=True)) is Verdict.STARTING
+    assert judge(Found(True, State.RUN, held=False)) is Verdict.RUNNING
+    assert judge(Found(False, State.RUN, held=True)) is Verdict.EXITED

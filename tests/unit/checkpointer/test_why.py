@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 
 from checkpointer.doze import Doze, Dozes
-from checkpointer.lifecycle import Life, State
+from checkpointer.lifecycle import Life, Mode, State
 from checkpointer.policy import Policy
 from checkpointer.why import Facts, explain
 
@@ -103,3 +103,31 @@ def test_a_dry_run_says_what_it_found_in_the_way():
     assert "it uses io_uring" in about(
         life=Life(failed_sleeps=1, reason="it uses io_uring"), policy=DRY
     )
+
+
+def test_frozen_it_says_what_that_saves_and_what_not():
+    """And why it is no sleep."""
+    frozen = Life(state=State.FROZEN, cause="idle", reason="it uses io_uring")
+    text = about(life=frozen, mode=Mode.FROZEN)
+
+    assert "is frozen" in text
+    assert "it uses io_uring" in text
+    assert "no CPU, but keeps its memory" in text
+
+
+def test_off_it_says_that_nothing_is_kept():
+    """Nor is there a connection on which data could come."""
+    text = about(life=Life(state=State.ASLEEP, cause="idle"), mode=Mode.OFF)
+
+    assert "nothing of its memory is kept" in text
+    assert "A packet to tcp/80, an exec" in text
+    assert "exit code 0" in text
+    assert "image" not in text
+
+
+def test_starting_it_says_what_is_waited_for():
+    """A client that waits for a minute asks."""
+    text = about(life=Life(state=State.WAKING, cause="tcp-connect"), mode=Mode.OFF)
+
+    assert "started afresh because a client opened a connection" in text
+    assert "tcp/80" in text
