@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from node.clients import NODE, Listener, Sleeper, Sleepers, Talker, until
+from node.clients import NODE, PORT, Listener, Sleeper, Sleepers, Talker, until
 from node.sleepers import without_daemon
 
 from dev import cri
@@ -83,6 +83,23 @@ def test_connections_live_through_a_long_sleep(talker: Sleeper) -> None:
         eager[0].ask("tell", "too")
         assert called.recv(100) == b"too\n"
     talker.woke("tcp-data")
+
+
+def test_two_that_sleep_keep_their_connection(sleepers: Sleepers) -> None:
+    """The keepalives of one are answered for the other; neither wakes, and what is said later arrives."""
+    caller, server = sleepers.talker(), sleepers.talker()
+    with Talker(caller.ip) as client:
+        client.ask("call", server.ip, PORT)
+        client.ask("tell", "keep", *KEEPALIVE)
+        client.until_heard("kept")
+        server.sleep()
+        caller.sleep()
+        caller.sleeps_on(4 * KEEPALIVE[0])
+        server.sleeps_on(0)
+        client.ask("tell", "add")
+        client.until_heard("1")
+    caller.woke("tcp-data")
+    server.woke("tcp-data")
 
 
 def test_keepalives_survive_the_daemon(talker: Sleeper) -> None:

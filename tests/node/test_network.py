@@ -80,7 +80,7 @@ def test_a_socket_to_the_hypervisor_is_refused(pods: Pods) -> None:
     one = sleepers.python(pods, security={"unconfined": True})
     said = one.ask("memory.update(it=socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM))")
     if said is not None:
-        pytest.skip(f"no vsock in this kernel: {said}")
+        pytest.skip("this kernel has no vsock")
     refused(one, "vsock")
     one.ask("memory['it'].close()")
     assert one.sleep()["state"] == "ASLEEP"
@@ -138,7 +138,12 @@ def space() -> Iterator[Namespace]:
 )
 def test_a_rule_that_rewrites_is_found(space: Namespace, command: str, said: str) -> None:
     """Whoever made it, and by whichever tool."""
-    space.shell(command)
+    try:
+        space.shell(command)
+    except subprocess.CalledProcessError as error:
+        if "Table does not exist" not in error.stderr:
+            raise
+        pytest.skip("this kernel has no tables of iptables-legacy")
     assert nat.rule(space.pid) == said
 
 

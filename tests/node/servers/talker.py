@@ -166,9 +166,9 @@ class Talk:
         """What came over the connections it opened."""
         return json.dumps([lines for _, lines in CALLS])
 
-    def tell(self, text):
+    def tell(self, *words):
         """Sends a line over the connection it opened last."""
-        CALLS[-1][0].sendall(f"{text}\n".encode())
+        CALLS[-1][0].sendall(f"{' '.join(words)}\n".encode())
         return "told"
 
 
