@@ -87,16 +87,23 @@ static __always_inline int is_keepalive(struct __sk_buff *skb, struct packet *p)
     return old;
 }
 
-static __always_inline struct activity *activity_of(u32 slot, u16 port, u8 proto)
+/* The clock of a port; *asked tells whether the daemon has asked for it. */
+static __always_inline struct activity *activity_of(struct port_key *key, u32 first, int *asked)
 {
-    struct port_key key = {.slot = slot, .port = port, .proto = proto};
-    struct activity fresh = {}, *found;
+    struct activity fresh = {.first = first}, *found;
 
-    found = activity.lookup(&key);
+    found = activity.lookup(key);
+    *asked = !!found;
+    if (found) {
+        if (!found->first)
+            found->first = first;
+        return found;
+    }
+    found = passing.lookup(key);
     if (found)
         return found;
-    activity.update(&key, &fresh);
-    return activity.lookup(&key);
+    passing.update(key, &fresh);
+    return passing.lookup(key);
 }
 
 /* Only bytes for the application count: no pure ACK, FIN, RST, SYN. A datagram always does. */
@@ -123,24 +130,35 @@ static __always_inline int is_ignored(u32 slot, struct pod *pod, struct packet *
 
 static __always_inline void note_in(struct __sk_buff *skb, u32 slot, struct pod *pod, struct packet *p)
 {
+    struct port_key key = {.slot = slot, .port = p->dport, .proto = p->proto};
     struct activity *a;
+    int asked;
 
     if (!has_payload(p) || is_ignored(slot, pod, p, p->source))
         return;
     if (p->proto == IPPROTO_TCP && p->payload == 1 && is_keepalive(skb, p))
         return;
-    a = activity_of(slot, p->dport, p->proto);
+    a = activity_of(&key, CAME, &asked);
     if (a)
         a->last_in = bpf_ktime_get_ns();
 }
 
 static __always_inline void note_out(u32 slot, struct pod *pod, struct packet *p)
 {
+    struct port_key key = {.slot = slot, .port = p->sport, .proto = p->proto};
     struct activity *a;
+    int asked;
 
     if (!has_payload(p) || is_ignored(slot, pod, p, p->target))
         return;
-    a = activity_of(slot, p->sport, p->proto);
+    a = activity_of(&key, WENT, &asked);
+    if (a)
+        a->last_out = bpf_ktime_get_ns();
+    if (asked)
+        return;
+    /* Whatever comes to such a port unasked, a broadcast for instance, is not of the application's doing. */
+    key.port = 0;
+    a = activity.lookup(&key);
     if (a)
         a->last_out = bpf_ktime_get_ns();
 }

@@ -78,6 +78,7 @@ struct pod {
     u32 fallback;   /* takes fragments whose first one nobody saw */
     u32 ignores;    /* whether it has entries in `networks` */
     u64 quarantine; /* until then (CLOCK_MONOTONIC ns) what finds no socket is dropped, not reset */
+    u64 born;       /* clocks that stopped before then were another pod's */
     struct iface ifaces[MAX_IFACES];
 };
 
@@ -95,9 +96,15 @@ struct counts {
     u64 answered; /* keepalives and the like */
 };
 
+/* activity.first: which way the first payload went. */
+#define CAME 1
+#define WENT 2
+
 struct activity {
     u64 last_in; /* CLOCK_MONOTONIC ns */
     u64 last_out;
+    u32 first;
+    u32 pad;
 };
 
 struct frag_key {
@@ -123,7 +130,10 @@ BPF_F_TABLE("lpm_trie:" MAPS "/networks", struct network_key, u32, networks, 655
 BPF_F_TABLE("hash:" MAPS "/streams", struct conn_key, struct stream, streams, 262144, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("array:" MAPS "/holds", u32, struct hold, holds, MAX_HOLDS, 0);
 BPF_F_TABLE("array:" MAPS "/counts", u32, struct counts, counts, MAX_HOLDS, 0);
-BPF_F_TABLE("lru_hash:" MAPS "/activity", struct port_key, struct activity, activity, 16384, 0);
+/* Ports that the daemon has asked for, with a busy neighbour's thousands of connections never in their way; port 0
+ * stands for all those that it has not asked for, whose own clocks are kept while there is room. */
+BPF_F_TABLE("hash:" MAPS "/activity", struct port_key, struct activity, activity, 65536, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("lru_hash:" MAPS "/passing", struct port_key, struct activity, passing, 16384, 0);
 BPF_F_TABLE("lru_hash:" MAPS "/frags", struct frag_key, u32, frags, 1024, 0);
 /* For the daemon alone: who owns a slot, who owns a hold. */
 BPF_F_TABLE("hash:" MAPS "/pod_names", u32, struct name, pod_names, 65536, BPF_F_NO_PREALLOC);

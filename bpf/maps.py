@@ -29,6 +29,9 @@ MODE_LIVE = 4
 MODE_SCOPE = 0x0F
 MODE_DRAIN = 0x80
 
+CAME = 1
+WENT = 2
+
 Protocol = Literal["tcp", "udp"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PROTOCOLS: dict[Protocol, int] = {"tcp": 6, "udp": 17}
@@ -46,20 +49,21 @@ class Layout(NamedTuple):
 
 _U32 = struct.Struct("=I")
 _NAME = struct.Struct("=4Q96s")  # struct name
-PODS = Layout("pods", _U32, struct.Struct("=IIIIQ" + "I6s2x" * MAX_IFACES))
+PODS = Layout("pods", _U32, struct.Struct("=IIIIQQ" + "I6s2x" * MAX_IFACES))
 PORTS = Layout("ports", struct.Struct("=HHB3x"), _U32)
 CONNS = Layout("conns", struct.Struct("=16s16sHHHBx"), _U32)
 NETWORKS = Layout("networks", struct.Struct("=II16s"), _U32)
 STREAMS = Layout("streams", CONNS.key, struct.Struct("=QIIIIBB6x"))
 HOLDS = Layout("holds", _U32, struct.Struct("=IIQI4x"))
 COUNTS = Layout("counts", _U32, struct.Struct("=QQQ"))
-ACTIVITY = Layout("activity", PORTS.key, struct.Struct("=QQ"))
+ACTIVITY = Layout("activity", PORTS.key, struct.Struct("=QQI4x"))
+PASSING = Layout("passing", ACTIVITY.key, ACTIVITY.value)
 FRAGS = Layout("frags", struct.Struct("=16s16sIHBx"), _U32)
 POD_NAMES = Layout("pod_names", _U32, _NAME)
 HOLD_NAMES = Layout("hold_names", _U32, _NAME)
 LAYOUTS = (
     *(PODS, PORTS, CONNS, NETWORKS, STREAMS, HOLDS, COUNTS),
-    *(ACTIVITY, FRAGS, POD_NAMES, HOLD_NAMES),
+    *(ACTIVITY, PASSING, FRAGS, POD_NAMES, HOLD_NAMES),
 )
 
 
@@ -97,13 +101,14 @@ class Iface(NamedTuple):
 
 
 class PodEntry(NamedTuple):
-    """struct pod. `quarantine` is nanoseconds of CLOCK_MONOTONIC."""
+    """struct pod. `quarantine` and `born` are nanoseconds of CLOCK_MONOTONIC."""
 
     holds: int = 0
     everything: int = 0
     fallback: int = 0
     ignores: int = 0
     quarantine: int = 0
+    born: int = 0
     ifaces: tuple[Iface, ...] = ()
 
 
@@ -136,10 +141,11 @@ class Counts(NamedTuple):
 
 
 class Times(NamedTuple):
-    """struct activity: nanoseconds of CLOCK_MONOTONIC, 0 for never."""
+    """struct activity: nanoseconds of CLOCK_MONOTONIC, 0 for never; CAME or WENT, 0 if neither yet."""
 
     last_in: int
     last_out: int
+    first: int = 0
 
 
 class Owner(NamedTuple):
@@ -220,14 +226,14 @@ def _unpack_stream(data: bytes) -> StreamEntry:
 def _pack_pod(pod: PodEntry) -> bytes:
     ifaces = (*pod.ifaces, *[Iface(0, b"")] * (MAX_IFACES - len(pod.ifaces)))
     flat = [field for iface in ifaces for field in iface]
-    return PODS.value.pack(*pod[:5], *flat)
+    return PODS.value.pack(*pod[:6], *flat)
 
 
 def _unpack_pod(data: bytes) -> PodEntry:
-    holds, everything, fallback, ignores, quarantine, *flat = PODS.value.unpack(data)
+    holds, everything, fallback, ignores, quarantine, born, *flat = PODS.value.unpack(data)
     pairs = zip(flat[::2], flat[1::2], strict=True)
     ifaces = tuple(Iface(index, mac) for index, mac in pairs if index)
-    return PodEntry(holds, everything, fallback, ignores, quarantine, ifaces)
+    return PodEntry(holds, everything, fallback, ignores, quarantine, born, ifaces)
 
 
 def _pack_owner(owner: Owner) -> bytes:
@@ -325,5 +331,6 @@ class Maps:
             lambda data: Times(*ACTIVITY.value.unpack(data)),
         )
         self.activity = Map(fd(ACTIVITY), ACTIVITY, key=_PORT, value=times)
+        self.passing = Map(fd(PASSING), PASSING, key=_PORT, value=times)
         self.pod_names = Map(fd(POD_NAMES), POD_NAMES, key=_INDEX, value=_OWNER)
         self.hold_names = Map(fd(HOLD_NAMES), HOLD_NAMES, key=_INDEX, value=_OWNER)

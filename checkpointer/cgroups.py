@@ -193,6 +193,11 @@ def reclaimable(directory: Path) -> int:
     return sum(int(value) for key, value in lines if key in keys)
 
 
+def inhabited(directory: Path) -> int:
+    """Count the cgroups right below one that have processes of their own."""
+    return sum(bool(path.read_text()) for path in directory.glob("*/cgroup.procs"))
+
+
 def charged(pid: int) -> int:
     """Return the bytes that the memory cgroup of a process is charged, without page cache that makes way by itself."""
     directory = of(pid).controller("memory")

@@ -113,6 +113,11 @@ class Container:
         inside = map(int, (group / "cgroup.procs").read_text().split())
         return [pid for pid in inside if pid not in tree]
 
+    def alone(self) -> bool:
+        """Whether no other container of its pod runs, but the one that holds the pod's namespaces."""
+        group = cgroups.of(self.record.pid).controller("pids")
+        return group is not None and cgroups.inhabited(group.parent) <= 2
+
     def fail(self) -> None:
         """Have the supervisor end with 71, so that the kubelet restarts the container."""
         while self.record.alive():

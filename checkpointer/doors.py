@@ -11,7 +11,7 @@ from checkpointer import errors, processes
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.kinds import Kind
-from checkpointer.traffic import Traffic
+from checkpointer.traffic import Traffic, listening
 from redirector import sockets
 from redirector.hold import Hold
 
@@ -51,8 +51,8 @@ def survey(container: Container, application: int) -> None:
         errors.Refused: No packet could wake it.
     """
     own = processes.socket_inodes(processes.tree(application))
-    container.ports = frozenset(sockets.listening(sockets.table(application), own))
-    if why := container.record.policy.unreachable(container.ports):
+    container.ports, asking = listening(container, sockets.table(application), own)
+    if why := container.record.policy.unreachable(container.ports, asking):
         raise errors.Refused(why, kind=Kind.NO_PORT)
 
 

@@ -35,11 +35,13 @@ class Seen:
         incoming: Towards the application.
         outgoing: From it.
         asks: Who opens a request there.
+        where: For people: "tcp/80", "10.0.0.5:5432".
     """
 
     incoming: float
     outgoing: float
     asks: Asks = Asks.PEER
+    where: str = ""
 
     @property
     def last(self) -> float:
@@ -116,14 +118,17 @@ def decide(now: float, facts: Facts, policy: Policy) -> Idle | Busy:
         return Busy(now + scaledown, f"{facts.sessions} exec session(s)")
     # The answer may come at any moment and starts the clock anew; looking once a period is enough.
     for asks, because in _WAITING.items():
-        asked = _asked(facts.seen, asks)
-        if asked is not None and now < asked + policy.max_request:
-            return Busy(min(now + scaledown, asked + policy.max_request), because)
-    traffic = max([facts.since, *(s.last for s in facts.seen)])
+        asked, where = _asked(facts.seen, asks)
+        if asked and now < asked + policy.max_request:
+            until = min(now + scaledown, asked + policy.max_request)
+            return Busy(until, because + _shown(where))
+    latest = max(facts.seen, key=lambda seen: seen.last, default=Seen(0.0, 0.0))
+    traffic = max(facts.since, latest.last)
     last = max(traffic, facts.worked)
     if now < last + scaledown:
-        because = facts.work if last > traffic else f"last traffic {now - last:.0f} s ago"
-        return Busy(last + scaledown, because)
+        where = _shown(latest.where) if latest.last > facts.since else ""
+        because = f"last traffic {now - last:.0f} s ago{where}"
+        return Busy(last + scaledown, facts.work if last > traffic else because)
     if facts.unsent and now < last + policy.max_request:
         return Busy(
             min(now + scaledown, last + policy.max_request),
@@ -138,8 +143,8 @@ def decide(now: float, facts: Facts, policy: Policy) -> Idle | Busy:
         )
     if not facts.measured:
         return Busy(now + GLANCE, "what CPU it uses is being measured")
-    asked = _asked(facts.ignored, Asks.PEER)
-    waiting = facts.unsent_ignored or (asked is not None and now < asked + GRACE)
+    asked, _ = _asked(facts.ignored, Asks.PEER)
+    waiting = facts.unsent_ignored or (asked and now < asked + GRACE)
     if waiting and now < (facts.spared or now) + GRACE:
         return Busy(now + GLANCE, "an ignored peer is being answered", spares=True)
     if facts.woke and now < facts.woke + policy.min_awake:
@@ -156,10 +161,14 @@ _WAITING = {
 }
 
 
-def _asked(seen: Iterable[Seen], asks: Asks) -> float | None:
-    """When the youngest request was sent that has no answer yet."""
-    opened = (s.open_since for s in seen if s.asks is asks)
-    return max((since for since in opened if since is not None), default=None)
+def _asked(seen: Iterable[Seen], asks: Asks) -> tuple[float, str]:
+    """When the youngest request was sent that has no answer yet, and where; 0 = there is none."""
+    opened = ((s.open_since or 0.0, s.where) for s in seen if s.asks is asks)
+    return max(opened, default=(0.0, ""))
+
+
+def _shown(where: str) -> str:
+    return f" ({where})" if where else ""
 
 
 def early(now: float, until: float, policy: Policy) -> float:

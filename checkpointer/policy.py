@@ -67,10 +67,21 @@ class Policy:
         named = not self.ports or f"{port.proto}/{port.number}" in self.ports
         return named and port.number not in self.ignore_ports
 
-    def unreachable(self, ports: Collection[Port]) -> str:
-        """Why no packet could wake it while it listens on these ports; "" if one could, or if that is wanted."""
+    def unreachable(self, ports: Collection[Port], asking: Collection[Port] = ()) -> str:
+        """Why no packet could wake it while it listens on these ports; "" if one could, or if that is wanted.
+
+        Args:
+            ports: Those that it serves.
+            asking: Those that are taken for a datagram client's.
+        """
         if self.portless or any(map(self.heeds, ports)):
             return ""
+        if not ports and asking:
+            names = ", ".join(f"udp/{port.number}" for port in sorted(asking))
+            return (
+                f"it listens on no port, so that no packet could wake it ({names} sent before anything came, as a client's "
+                "does; if it serves, name it in zeropod.ctrox.dev/ports-map)"
+            )
         if not ports:
             return "it listens on no port, so that no packet could wake it"
         if self.ports:

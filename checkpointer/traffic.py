@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from checkpointer.container import Container
 from checkpointer.idle import Asks, Seen
+from redirector import sockets
+from redirector.clocks import REST
 from redirector.endpoints import Activity, Connection, Port
-from redirector.sockets import Socket, State
+from redirector.sockets import Endpoint, Socket, State
 
 CLOCK = 1e9
 """The datapath's times are nanoseconds."""
@@ -86,11 +88,17 @@ class Traffic:
         return None
 
     def _ports(self) -> Iterator[Seen]:
+        peers = {_port(found): found.remote for found in self._own}
         for port, times in self._activity().items():
             asks = Asks.PEER if port in self._heeded else Asks.APPLICATION
-            if port.proto == "udp":
+            where = f"{port.proto}/{port.number}"
+            if port in REST:
+                where = f"{port.proto} to somebody else"
+            elif port not in self._heeded and peers[port].port:
+                where = f"{port.proto} with {_shown(peers[port])}"
+            if port.proto == "udp" or port in REST:
                 asks = Asks.NOBODY
-            yield Seen(times.last_in / CLOCK, times.last_out / CLOCK, asks)
+            yield Seen(times.last_in / CLOCK, times.last_out / CLOCK, asks, where)
 
     def _talks(self, *, ignored: bool) -> Iterator[Seen]:
         yield from map(self._talk, self._connections(ignored=ignored))
@@ -101,16 +109,23 @@ class Traffic:
             self._now - came if came is not None else 0.0,
             self._now - went if went is not None else 0.0,
             Asks.PEER if self._serves(found) else Asks.APPLICATION,
+            f"tcp with {_shown(found.remote)}",
         )
 
     def _activity(self) -> dict[Port, Activity]:
-        """By port: those that are heeded, and those from which it calls others."""
+        """By port: those that are heeded, those from which it calls others, and those from which it did.
+
+        The last cannot be told from those of other containers in the pod, and are left out where there are any.
+        """
         calling = {
             _port(found)
             for found in self._own
             if found.local.port and _port(found) not in self._container.ports
         }
-        return self._container.pod.activity(self._heeded | calling)
+        rest = REST if self._container.alone() else ()
+        return self._container.pod.activity(
+            {*self._heeded, *calling, *rest}, kept={*self._container.ports, *REST}
+        )
 
     def _connections(self, *, ignored: bool) -> Iterator[Socket]:
         for found in self._own:
@@ -127,6 +142,26 @@ class Traffic:
 
     def _serves(self, found: Socket) -> bool:
         return _port(found) in self._container.ports
+
+
+def listening(
+    container: Container, table: list[Socket], inodes: Contains[int]
+) -> tuple[frozenset[Port], frozenset[Port]]:
+    """The ports that it serves, and those from which it only asks by datagram.
+
+    An unconnected UDP socket whose port the kernel chose is a client's; nothing but the kernel's own memory tells such
+    a port from one that was asked for by its number. So one that is among those that the kernel chooses, and that sent
+    before anything came, is taken for a client's, unless the policy names it.
+    """
+    found = frozenset(sockets.listening(table, inodes))
+    named = container.record.policy.ports
+    doubtful = {p for p in found if p.proto == "udp" and f"udp/{p.number}" not in named}
+    asking = frozenset(container.pod.callers(doubtful)) if doubtful else frozenset()
+    return found - asking, asking
+
+
+def _shown(end: Endpoint) -> str:
+    return f"[{end.ip}]:{end.port}" if ":" in end.ip else f"{end.ip}:{end.port}"
 
 
 def _port(found: Socket) -> Port:

@@ -44,7 +44,8 @@ TABLE = (
         text="The ports of a container whose traffic is activity and wakes it. Empty, or for a container that is "
         "not in it: every port on which the container is seen to listen, looked up each time, so it is rarely "
         "needed. A named port counts only while the container listens on it. Other ports on which it listens "
-        "are treated as if `ignore-ports` named them.",
+        "are treated as if `ignore-ports` named them. A UDP port out of net.ipv4.ip_local_port_range from which the "
+        "application sends before anything comes is taken for a client's, and no port, unless it is named.",
     ),
     Annotation(
         name="scaledown-duration",

@@ -24,7 +24,7 @@ from typing import TypeVar
 from bpf import pins, syscall
 from bpf.maps import Iface, Maps
 from bpf.pins import Pins
-from redirector import filters, links, netns
+from redirector import clocks, filters, links, netns
 from redirector.endpoints import Activity, Connection, Held, Port, Stream
 from redirector.errors import AttachError, LoadError
 from redirector.filters import Direction, Filter
@@ -130,13 +130,15 @@ class Pod:
 
         self._inside(inside)
 
-    def activity(self, ports: Iterable[Port]) -> dict[Port, Activity]:
-        """Return when each port last saw payload, in either direction."""
-        table = self._state.registry.maps.activity
-        found = {port: table.get(self._state.port_key(port)) for port in ports}
-        return {
-            port: Activity(*times) if times else Activity(0, 0) for port, times in found.items()
-        }
+    def activity(self, ports: Iterable[Port], kept: Iterable[Port] = ()) -> dict[Port, Activity]:
+        """Return when each port last saw payload, in either direction; see `clocks.read`."""
+        return clocks.read(self._state, ports, kept)
+
+    def callers(self, ports: Iterable[Port]) -> set[Port]:
+        """Return those of these ports that the kernel may have chosen, and from which the pod sent before anything came."""
+        low, high = self._inside(links.ephemeral)
+        chosen = (port for port in ports if low <= port.number <= high)
+        return clocks.callers(self._state, chosen)
 
     @property
     def ignored(self) -> Ignored:

@@ -97,6 +97,12 @@ def get_sysctl(name: str) -> int:
     return int(Path("/proc/sys", name).read_text())
 
 
+def ephemeral() -> tuple[int, int]:
+    """Return the first and the last port that the kernel chooses for who binds none, in the thread's network namespace."""
+    low, high = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    return int(low), int(high)
+
+
 def set_sysctl(name: str, value: int, *, missing_ok: bool = False) -> None:
     """Set a sysctl of the thread's network namespace; `missing_ok` for kernels without IPv6."""
     try:

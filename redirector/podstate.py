@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 
 from bpf import maps
 from bpf.maps import ConnKey, Iface, NetworkKey, PodEntry, PortKey
@@ -20,13 +21,18 @@ class PodState:
         self.registry = registry
         self.slot = slot
         self._lock = threading.Lock()
-        self._entry = registry.maps.pods.get(slot.number) or PodEntry()
+        self._entry = registry.maps.pods.get(slot.number) or PodEntry(born=time.monotonic_ns())
         self._holds = set(registry.hold_ids(slot.number).values())
         self._live: set[int] = set()
         self._retired = False
         self.ignored = Ignored()
         self._sibling_ports: list[PortKey] = []
         self._sibling_connections: list[ConnKey] = []
+
+    @property
+    def born(self) -> int:
+        """When the pod got its slot (ns of CLOCK_MONOTONIC)."""
+        return self._entry.born
 
     def port_key(self, port: Port) -> PortKey:
         """Return the map's key of a port of this pod."""

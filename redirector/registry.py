@@ -136,6 +136,7 @@ class Registry:
         self.drop_networks(number)
         self.drop_ports(key for key in self.maps.ports if key.slot == number)
         self.drop_connections(key for key in self.maps.conns if key.slot == number)
+        # Not those that pass: there are thousands of all pods, and they are older than the slot's next pod.
         for key in self.maps.activity:
             if key.slot == number:
                 self.maps.activity.drop(key)

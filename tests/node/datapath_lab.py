@@ -145,14 +145,21 @@ def until(condition: Callable[[], object], seconds: float = 5) -> None:
     patience.until(condition, seconds, pause=0.005)
 
 
+def _ready(fd: int, events: int, seconds: float) -> bool:
+    """Wait for a descriptor; not with select(2), which has no bits for more than 1024 of them."""
+    waiting = select.poll()
+    waiting.register(fd, events)
+    return bool(waiting.poll(1000 * seconds))
+
+
 def is_readable(sock: socket.socket, seconds: float = 0.1) -> bool:
     """Tell whether something arrives within `seconds`."""
-    return bool(select.select([sock], [], [], seconds)[0])
+    return _ready(sock.fileno(), select.POLLIN, seconds)
 
 
 def is_connected(caller: socket.socket, seconds: float = PATIENCE) -> bool:
     """Tell whether a connect that was started succeeds; raise when it is refused."""
-    if not select.select([], [caller], [], seconds)[1]:
+    if not _ready(caller.fileno(), select.POLLOUT, seconds):
         return False
     error = caller.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if error:
@@ -168,7 +175,7 @@ def wake_of(hold: Hold, seconds: float = PATIENCE) -> Wake | None:
         left = deadline - time.monotonic()
         if wake is not None or left <= 0:
             return wake
-        select.select([hold.fd], [], [], left)
+        _ready(hold.fd, select.POLLIN, left)
 
 
 def until_queued(hold: Hold, frames: int) -> None:

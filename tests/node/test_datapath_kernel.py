@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from node.datapath_lab import (
+    ANY,
     CLIENT,
     FAMILIES,
     LOOPBACK,
@@ -642,6 +643,47 @@ def test_a_held_datagram_is_activity_when_it_is_delivered(lab: Lab, pod: Pod, ho
     before = time.monotonic_ns()
     hold.replay()
     assert pod.activity([port])[port].last_in > before
+
+
+@both_families
+def test_ports_that_are_not_asked_for_share_a_clock(lab: Lab, pod: Pod, family: int):
+    """What the pod sends from them is seen at port 0 when they are long closed; what others send to them is not."""
+    listener, asker = lab.serve(family), lab.pod.socket(family, socket.SOCK_DGRAM)
+    stranger = lab.client.socket(family, socket.SOCK_DGRAM)
+    kept, rest = tcp(listener), [Port("tcp", 0), Port("udp", 0)]
+    assert set(pod.activity([kept, *rest], kept=[kept, *rest]).values()) == {(0, 0)}
+    peer, end = lab.connect(listener)
+    peer.sendall(b"in")
+    end.sendall(end.recv(10))
+    stranger.sendto(b"x", (POD[family], 9))
+    assert pod.activity([kept])[kept].last_out > 0
+    assert set(pod.activity(rest).values()) == {(0, 0)}
+    asker.sendto(b"x", (CLIENT[family], 9))
+    asker.close()
+    seen = pod.activity(rest)
+    assert seen[Port("udp", 0)].last_out > 0
+    assert seen[Port("tcp", 0)] == (0, 0)
+
+
+@both_families
+def test_who_sends_before_anything_came_calls(lab: Lab, pod: Pod, family: int):
+    """A datagram client's port that the kernel chose; not a server's that answers, nor one from outside the range."""
+    client, server = lab.datagrams(family), lab.datagrams(family)
+    fixed = lab.pod.socket(family, socket.SOCK_DGRAM)
+    fixed.bind((ANY[family], 999))
+    other = lab.client.socket(family, socket.SOCK_DGRAM)
+    other.bind((CLIENT[family], 0))
+    ports = [udp(client), udp(server), udp(fixed)]
+    assert pod.callers(ports) == set()
+    other.sendto(b"question", (POD[family], port_of(server)))
+    question, asker = server.recvfrom(100)
+    for sock in (client, server, fixed):
+        sock.sendto(question, asker)
+    other.sendto(b"answer", (POD[family], port_of(client)))
+    client.recv(100)
+    assert pod.callers(ports) == {udp(client)}
+    pod.activity(ports, kept=ports)
+    assert pod.callers(ports) == {udp(client)}
 
 
 @both_families

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -64,6 +66,40 @@ def test_question_of_its_own_keeps_awake(sleepers: Sleepers) -> None:
         assert one.info()["sleeps"] == 0
         assert "waits for the answer to a request of its own" in one.why()
         line.sendall(b"1 row\n")
+        one.reach("ASLEEP")
+
+
+#: Reports to somebody, on a connection of its own each time, until it is told to stop.
+REPORTS = """
+def report():
+    while "stop" not in memory:
+        with socket.create_connection(("ADDRESS", NUMBER)) as line:
+            line.sendall(b"report")
+            line.recv(1)
+        time.sleep(0.3)
+threading.Thread(target=report, daemon=True).start()
+"""
+
+
+def test_short_connections_of_its_own_keep_awake(pods: Callable[..., cri.Pod]) -> None:
+    """What it says on connections that are closed whenever it is looked at is traffic all the same."""
+    with socket.create_server((NODE, 0)) as collector:
+
+        def collect() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    line, _ = collector.accept()
+                    line.recv(100)
+                    line.close()
+
+        threading.Thread(target=collect, daemon=True).start()
+        setup = REPORTS.replace("ADDRESS", NODE).replace("NUMBER", str(collector.getsockname()[1]))
+        pod = pods(annotations={plain.SCALEDOWN: "1s"})
+        one = plain.python(pods, setup, pod=pod)
+        time.sleep(4)
+        assert one.info()["sleeps"] == 0
+        assert "tcp " in one.why()
+        one.ask("memory.setdefault('stop', 1)")
         one.reach("ASLEEP")
 
 

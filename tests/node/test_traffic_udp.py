@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from node.clients import NODE, PATIENCE, Datagrams, Sleepers, Talker, until
+from node.clients import NODE, PATIENCE, Datagrams, Sleepers, Talker, server, until
 
 from dev import cri
 
@@ -130,3 +130,19 @@ def test_datagrams_to_a_sibling_do_not_wake(sleepers: Sleepers) -> None:
             assert client.ask(f"who {number}").endswith(f" {number}")
             other.ask("add")
     first.sleeps_on(0.3)
+
+
+@pytest.mark.parametrize("connected", ["connect", "sendto"])
+def test_a_datagram_clients_port_is_no_port(sleepers: Sleepers, connected: str) -> None:
+    """A worker that only asks, by datagrams from a port that the kernel chose, listens on nothing and stays awake."""
+    sleeper = sleepers.start(*server("asker.py", NODE, connected), scaledown="1s")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.settimeout(PATIENCE)
+        listener.bind((NODE, 7777))
+        question, asker = listener.recvfrom(100)
+        for _ in range(3):
+            listener.sendto(b"answer-to-" + question, asker)
+            time.sleep(1)
+    now = sleeper.info()
+    assert (now["sleeps"], list(now["ports"])) == (0, [])
+    assert "listens on no port" in sleeper.why()

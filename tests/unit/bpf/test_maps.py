@@ -50,6 +50,8 @@ def test_every_map_is_packed_as_the_header_declares_it():
 @pytest.mark.parametrize(
     "name",
     [
+        "CAME",
+        "WENT",
         "MAX_HOLDS",
         "MAX_IFACES",
         "MODE_OFF",

@@ -66,3 +66,11 @@ def test_what_is_not_mounted_is_an_error() -> None:
     """A cgroup outside of the mount is not taken for another one of the same name."""
     with pytest.raises(cgroups.ZygoteError, match="outside"):
         cgroups.below("/other/x", "/node")
+
+
+def test_cgroups_without_processes_are_not_inhabited(tmp_path: Path) -> None:
+    """What the runtime has not removed yet, and what only has cgroups of its own in it."""
+    for name, text in {"pause": "1\n", "web": "7\n8\n", "gone": "", "web/nested": "9\n"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cgroup.procs").write_text(text)
+    assert cgroups.inhabited(tmp_path) == 2

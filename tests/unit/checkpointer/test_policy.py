@@ -44,6 +44,13 @@ def test_what_no_packet_could_wake_does_not_sleep_unless_that_is_wanted(policy, 
     assert said in policy.unreachable(ports)
 
 
+def test_who_takes_a_server_for_a_client_says_how_to_put_that_right():
+    """The port, and the annotation that names ports."""
+    why = Policy().unreachable((), [Port("udp", 51820)])
+    assert "udp/51820" in why
+    assert "ports-map" in why
+
+
 def test_a_policy_survives_its_record():
     """Written as JSON by one daemon, read by the next one, which may be older or newer."""
     policy = Policy(scaledown=5.0, ports=("tcp/80",), ignore_ports=(9,), notes=("a",))

@@ -7,7 +7,7 @@ import pytest
 
 from checkpointer.idle import Busy, Facts, Idle, decide
 from checkpointer.policy import Policy
-from checkpointer.traffic import Traffic
+from checkpointer.traffic import Traffic, listening
 from redirector.endpoints import Activity, Port
 from redirector.ignored import Ignored
 from redirector.sockets import Endpoint, Socket, State, Talk
@@ -21,7 +21,7 @@ def connection(number, talk=None, *, port=80, state=State.ESTABLISHED, unsent=0)
     return Socket("tcp", state, *ends, number, 0, unsent, talk)
 
 
-def container(*, policy=None, **activity):
+def container(*, policy=None, alone=True, callers=(), **activity):
     """What `traffic` needs of one: its ports, and the datapath's clocks by port (seconds ago)."""
     now = time.monotonic_ns()
     policy = Policy(**policy or {})
@@ -33,12 +33,15 @@ def container(*, policy=None, **activity):
     }
     ports = frozenset([WEB])
     pod = types.SimpleNamespace(
-        activity=lambda asked: {port: clocks.get(port, Activity(0, 0)) for port in asked},
+        activity=lambda asked, kept: {port: clocks.get(port, Activity(0, 0)) for port in asked},
+        callers=lambda doubtful: doubtful & frozenset(callers),
         ignored=Ignored.of(policy.ignore_from),
     )
     heeded = frozenset(filter(policy.heeds, ports))
     record = types.SimpleNamespace(policy=policy)
-    return types.SimpleNamespace(ports=ports, heeded=heeded, pod=pod, record=record)
+    return types.SimpleNamespace(
+        ports=ports, heeded=heeded, pod=pod, record=record, alone=lambda: alone
+    )
 
 
 def look(owner, *table):
@@ -84,6 +87,32 @@ def test_outbound_traffic_counts():
     assert isinstance(judge(container(p40000=(1.0, 2.0)), own), Busy)
     assert isinstance(judge(container(u40001=(2.0, 1.0)), asking), Busy)
     assert judge(container(u40001=(30.0, 20.0)), asking) == Idle()
+
+
+def test_outbound_traffic_of_connections_that_are_gone_counts():
+    """A request every few seconds, each on a connection of its own; not where it may have been a sidecar's."""
+    assert isinstance(judge(container(p0=(0.0, 1.0))), Busy)
+    assert judge(container(p0=(0.0, 1.0), alone=False)) == Idle()
+
+
+def test_what_keeps_it_awake_is_named():
+    """The port, the other end of its own connection, or that it is gone."""
+    own = connection(2, port=40000)
+
+    assert judge(container(p80=(2.0, 1.0))).because == "last traffic 1 s ago (tcp/80)"
+    assert judge(container(p40000=(1.0, 2.0)), own).because.endswith("(tcp with 10.0.0.1:50002)")
+    assert judge(container(u0=(0.0, 1.0))).because.endswith("(udp to somebody else)")
+
+
+def test_a_datagram_clients_port_is_not_served():
+    """Nobody would know what to send there; unless the owner says that somebody does."""
+    ends = Endpoint("0.0.0.0", 41000), Endpoint("0.0.0.0", 0)
+    table = [LISTENER, Socket("udp", State.CLOSE, *ends, 2, 0)]
+    dns, named = Port("udp", 41000), {"ports": ("udp/41000",)}
+
+    assert listening(container(), table, {1, 2}) == ({WEB, dns}, set())
+    assert listening(container(callers=[dns]), table, {1, 2}) == ({WEB}, {dns})
+    assert listening(container(callers=[dns], policy=named), table, {1, 2}) == ({WEB, dns}, set())
 
 
 def test_its_own_question_waits_for_its_answer():

@@ -31,7 +31,17 @@ class Table(dict[Any, Any]):
 def tables() -> Any:
     """All maps of the datapath, empty."""
     names = (
-        *("pods", "ports", "conns", "networks", "streams", "holds", "counts", "activity"),
+        *(
+            "pods",
+            "ports",
+            "conns",
+            "networks",
+            "streams",
+            "holds",
+            "counts",
+            "activity",
+            "passing",
+        ),
         *("pod_names", "hold_names"),
     )
     return SimpleNamespace(**{name: Table() for name in names})
