@@ -64,6 +64,11 @@ def worth(manifest: Manifest) -> bool:
     return manifest.pages_bytes >= (_WORTH_BYTES if manifest.processes == 1 else _WORTH_SHARED)
 
 
+def wanted(choice: str, manifest: Manifest) -> bool:
+    """Say whether to restore lazily: "true" and "false" are the owner's choice, "auto" is ours."""
+    return worth(manifest) if choice == "auto" else choice == "true"
+
+
 @dataclasses.dataclass(slots=True)
 class Drain:
     """Memory still being loaded behind a restored application.

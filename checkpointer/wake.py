@@ -85,7 +85,7 @@ def _first_byte(container: Container, engine: Engine, image: images.Image) -> Re
 
 
 def _restore(container: Container, engine: Engine, image: images.Image) -> Restored:
-    lazily = lazy.worth(image.manifest)
+    lazily = lazy.wanted(container.record.policy.lazy_restore, image.manifest)
     with _passing(container, engine, image):
         try:
             return restore.restore(engine.zygotes, container.target, image, lazy=lazily)

@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,6 +216,32 @@ def test_data_on_its_own_connection_wakes_a_container_without_a_port(pods: Pods)
             assert line.recv(100) == word.upper()
             assert worker.reach("RUNNING")["wake_cause"] == "tcp-data"
     worker.unharmed()
+
+
+# --- how it is restored -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.annotation("lazy-restore")
+@pytest.mark.parametrize(
+    ("choice", "megabytes", "lazily"),
+    [("auto", 0, False), ("auto", 60, True), ("true", 0, True), ("false", 60, False)],
+)
+def test_memory_is_loaded_behind_the_application_or_before_it(
+    pods: Pods, choice: str, megabytes: int, lazily: bool
+) -> None:
+    """By its size unless its owner has chosen; the memory is the same."""
+    pod = wanting(pods, lazy_restore=choice)
+    setup = f"import hashlib; memory['all'] = os.urandom({megabytes} << 20)"
+    web = sleepers.python(pods, setup, pod=pod)
+    digest = web.ask("hashlib.sha256(memory['all']).hexdigest()")
+    web.sleep()
+    log = Path("/var/log/node/daemon.log")
+    before = log.stat().st_size
+    assert web.ask("hashlib.sha256(memory['all']).hexdigest()") == digest
+    web.reach("RUNNING")
+    cri.until(lambda: not web.info()["draining"], 20)
+    assert (b"drain.complete" in log.read_bytes()[before:]) is lazily
+    web.unharmed()
 
 
 # --- what is accepted and changes nothing -----------------------------------------------------------------------------

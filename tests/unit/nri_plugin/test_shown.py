@@ -7,9 +7,7 @@ from nri_plugin.annotations import BY_NAME
 
 TESTS = Path(__file__).parents[2] / "node"
 
-AWAITED = frozenset(
-    ["disable-checkpointing", "lazy-restore", "max-image-size", "on-failure", "pre-dump"]
-)
+AWAITED = frozenset(["pre-dump"])
 """Those that may have none yet."""
 
 
