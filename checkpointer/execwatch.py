@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bpf import syscall
 from checkpointer import processes
+from checkpointer.waiters import Waiters
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class _Watched:
     supervisor: int
     wait: bool
     held: bool = True
-    waiting: dict[int, int] = dataclasses.field(default_factory=dict)  # pids by descriptor
+    waiting: Waiters = dataclasses.field(default_factory=Waiters)
     mounts: list[tuple[int, bytes]] = dataclasses.field(default_factory=list)
 
 
@@ -115,7 +116,7 @@ class ExecWatch:
                 del self._by_mount_ns[ns]
                 watched.held = False
         for _, watched in found:
-            for fd in watched.waiting:
+            for fd in watched.waiting.take():
                 self._answer(fd, syscall.FAN_ALLOW)
             for number, path in watched.mounts:
                 try:
@@ -129,9 +130,7 @@ class ExecWatch:
         with self._lock:
             for watched in self._by_mount_ns.values():
                 if watched.container_id == container_id:
-                    denied += [fd for fd, pid in watched.waiting.items() if pid in pids]
-                    for fd in denied:
-                        watched.waiting.pop(fd, None)
+                    denied += watched.waiting.take(pids)
         for fd in denied:
             self._answer(fd, syscall.FAN_DENY)
         return bool(denied)
@@ -180,7 +179,7 @@ class ExecWatch:
         if event.mask & syscall.FAN_OPEN_PERM:
             self._called(event)
             return
-        watched = self._waiter(event)
+        watched = self._door(event)
         if watched is None:
             self._answer(event.fd, syscall.FAN_ALLOW)
             return
@@ -188,12 +187,33 @@ class ExecWatch:
             self._wanted(watched.container_id, "exec")
             self._answer(event.fd, syscall.FAN_ALLOW)
             return
+        answer = self._admit(watched, event)
+        if answer is not None:
+            self._answer(event.fd, answer)
+            return
         log.debug("exec.held", extra={"container": watched.container_id, "pid": event.pid})
         if not self._wanted(watched.container_id, "exec"):
             self.release(watched.container_id)
 
-    def _waiter(self, event: syscall.FanotifyEvent) -> _Watched | None:
-        """The container whose wake this execve waits for, registered; None if it may go on."""
+    def _admit(self, watched: _Watched, event: syscall.FanotifyEvent) -> int | None:
+        """Have it wait; else the answer that it gets at once."""
+        with self._lock:
+            if not watched.held:
+                return syscall.FAN_ALLOW
+            if watched.waiting.add(event.fd, event.pid):
+                return None
+            ended = watched.waiting.take_ended()
+            waits = watched.waiting.add(event.fd, event.pid)
+        for fd in ended:
+            os.close(fd)
+        if waits:
+            return None
+        # Let in it would find no application, and might change the files of the one that is to be restored.
+        log.warning("exec.denied", extra={"container": watched.container_id, "pid": event.pid})
+        return syscall.FAN_DENY
+
+    def _door(self, event: syscall.FanotifyEvent) -> _Watched | None:
+        """The container at whose door this execve is held; None if it may go on."""
         try:
             mount_ns = processes.ns_inode(event.pid, "mnt")
         except OSError:
@@ -203,17 +223,12 @@ class ExecWatch:
         # A task blocked here cannot be seized by criu, so the tree's own programs are let through at once.
         if watched is None or _descends(event.pid, watched.supervisor):
             return None
-        with self._lock:
-            if not watched.held:
-                return None
-            if watched.wait:
-                watched.waiting[event.fd] = event.pid
         return watched
 
     def _forget_waiter(self, fd: int) -> None:
         with self._lock:
             for watched in self._by_mount_ns.values():
-                watched.waiting.pop(fd, None)
+                watched.waiting.drop(fd)
 
     def _called(self, event: syscall.FanotifyEvent) -> None:
         with self._lock:

@@ -10,13 +10,12 @@ import dataclasses
 import logging
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from checkpointer import (
     adoption,
-    api,
     containers,
     errors,
     explain,
@@ -30,6 +29,7 @@ from checkpointer.actor import Actor
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.farewell import Farewell
+from checkpointer.history import History
 from checkpointer.lifecycle import State
 from checkpointer.policy import Policy
 from redirector.ignored import Ignored
@@ -37,17 +37,11 @@ from ttrpc import errors as rpc
 
 log = logging.getLogger(__name__)
 
-HISTORY = 1000
-"""Transitions kept for `zeropod watch`; a watcher that falls further behind misses some."""
-
-TIDY = 3600.0
-"""Seconds between looks at the images of failed containers, which are kept for a day at most."""
-
 ADOPT_AGAIN = 5.0
 """Seconds before a container that could not be taken over is tried again."""
 
-LONG_POLL = 20.0
-"""Seconds that a Watch call waits before it answers with nothing."""
+TIDY = 3600.0
+"""Seconds between looks at the images of failed containers, which are kept for a day at most."""
 
 
 class Node:
@@ -71,9 +65,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._adopting: dict[str, asyncio.Task[None]] = {}
         self._names: dict[str, set[str]] = {}  # of containers, by uid of the pod
-        self._history: deque[Any] = deque(maxlen=HISTORY)
-        self._sequence = 0
-        self._news = asyncio.Condition()
+        self.history = History()
         self._tasks: set[asyncio.Task[None]] = set()
         self._swept = False
         self._farewell = Farewell(engine.datapath, self._pool)
@@ -360,18 +352,6 @@ class Node:
             raise rpc.TtrpcError(rpc.Code.FAILED_PRECONDITION, f"{record.title}: {why}")
         return self._info(record)
 
-    async def watch(self, after: int) -> tuple[list[Any], int]:
-        """Transitions after a sequence number, waiting a while for the first; none after one that is yet to come."""
-        if after > self._sequence:
-            return [], self._sequence  # the way to ask where to begin
-        async with self._news:
-            try:
-                async with asyncio.timeout(LONG_POLL):
-                    await self._news.wait_for(lambda: self._sequence > after)
-            except TimeoutError:
-                pass
-        return [t for t in self._history if t.sequence > after], self._sequence
-
     def plugin_connected(self) -> bool:
         """Whether the plugin has reported since this daemon started."""
         return self.reported > 0
@@ -415,17 +395,5 @@ class Node:
         return self._names.get(record.uid, set()) | {record.name}
 
     def _observe(self, container: Container, before: State) -> None:
-        self._sequence += 1
-        self._history.append(
-            api.m.Transition(
-                sequence=self._sequence,
-                time=container.since,
-                info=explain.info(container.record, container),
-                before=before.value,
-            )
-        )
-        self._task(self._tell())
-
-    async def _tell(self) -> None:
-        async with self._news:
-            self._news.notify_all()
+        info = explain.info(container.record, container)
+        self.history.add(info, before.value, time.time())

@@ -45,7 +45,7 @@ def services(node: Node) -> server.Services:
         return api.m.Infos(containers=await node.move(request, sleep=False, timeout=MOVE))
 
     async def watch(request: Any, _: server.Context) -> Any:
-        transitions, last = await node.watch(request.after)
+        transitions, last = await node.history.after(request.after)
         return api.m.WatchResponse(transitions=transitions, last=last)
 
     offered = server.Services()
