@@ -302,7 +302,9 @@ async def test_a_short_life_that_ended_well_changes_nothing(node):
         await node.event("StartContainer", container_id)
         await node.event("StopContainer", container_id)
         node.records.exit_codes[container_id] = 0
-        await asyncio.sleep(3 * plugin.EXIT_CODE_INTERVAL)
+        async with asyncio.timeout(5):
+            while node.plugin._breaker.reason("u1", "web"):
+                await asyncio.sleep(0.005)
     assert [written for written, _ in node.records.written] == ["c1", "c2"]
 
 
@@ -395,7 +397,8 @@ async def test_whatever_was_heard_of_it_a_running_container_has_a_reason(tmp_pat
                 elif chance.random() < 0.5:
                     everything = api.SynchronizeRequest(pods=pods, containers=started)
                     await node.runtime.call("Synchronize", everything, api.SynchronizeResponse)
-        running = [one for one in node.known if one.state == api.State.RUNNING]
-        await asyncio.sleep(0.3)
+        running = [one.id for one in node.known if one.state == api.State.RUNNING]
         assert running
-        assert [one.id for one in running if not node.known.get(one.id).reason] == []
+        async with asyncio.timeout(5):
+            while not all(node.known.get(name).reason for name in running):
+                await asyncio.sleep(0.005)
