@@ -46,6 +46,12 @@ static __always_inline u16 fold(u64 sum)
     return sum;
 }
 
+/* Tell whether a segment says no more than that its sender lives: the answer to a keepalive of ours. */
+static __always_inline int is_bare(struct stream *s, struct packet *p)
+{
+    return (p->flags & (FLAG_SYN | FLAG_RST | FLAG_FIN | FLAG_ACK)) == FLAG_ACK && !p->payload && p->seq == s->rcv_nxt;
+}
+
 /* Tell whether every byte of a segment was acknowledged already. */
 static __always_inline int is_old(struct stream *s, struct packet *p)
 {

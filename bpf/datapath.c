@@ -257,7 +257,8 @@ static __always_inline int divert(struct __sk_buff *skb, u32 id)
 
 /*
  * For a hold that sleeps: answer what a kernel alone would, so that nobody is woken by a keepalive and nobody
- * gives up for want of an answer. A socket that is there, because of a dump or restore in progress, knows better.
+ * gives up for want of an answer; and take note of what is an answer itself. A socket that is there, because of a
+ * dump or restore in progress, knows better.
  */
 static __always_inline int answer(struct __sk_buff *skb, u32 slot, u32 id, struct packet *p)
 {
@@ -270,9 +271,14 @@ static __always_inline int answer(struct __sk_buff *skb, u32 slot, u32 id, struc
     if (p->proto != IPPROTO_TCP || p->kind != WHOLE || !hold || !count || hold->mode != MODE_SET)
         return TC_ACT_UNSPEC;
     s = streams.lookup(&key);
-    if (!s || !s->window || !is_old(s, p) || is_live(skb, p))
+    if (!s || (!is_bare(s, p) && !is_old(s, p)) || is_live(skb, p))
         return TC_ACT_UNSPEC;
     now = bpf_ktime_get_ns();
+    s->heard = now;
+    if (is_bare(s, p))
+        return s->settled ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+    if (!s->window)
+        return TC_ACT_UNSPEC;
     if (now - s->answered < ANSWER_GAP)
         return TC_ACT_SHOT;
     s->answered = now;

@@ -56,14 +56,16 @@ struct network_key {
  * A kept connection as it stands in the image: what the answer to its peer is made of. Of those in `conns`.
  */
 struct stream {
-    u64 answered; /* when the programs last did, CLOCK_MONOTONIC ns */
+    u64 answered; /* when the peer last was, and when it last said what is not held: CLOCK_MONOTONIC ns */
+    u64 heard;
     u32 snd_nxt;
     u32 rcv_nxt;
     u32 window;    /* bytes that the peer may send from rcv_nxt on */
     u32 tsval;     /* the clock of its timestamps (RFC 7323), which stands still until the restore */
     u8 timestamps; /* whether both sides use them */
     u8 shift;      /* of the window in a header */
-    u8 pad[6];
+    u8 settled;    /* whether the peer has acknowledged all that was sent */
+    u8 pad[5];
 };
 
 struct iface {

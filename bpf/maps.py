@@ -53,7 +53,7 @@ PODS = Layout("pods", _U32, struct.Struct("=IIIIQQ" + "I6s2x" * MAX_IFACES))
 PORTS = Layout("ports", struct.Struct("=HHB3x"), _U32)
 CONNS = Layout("conns", struct.Struct("=16s16sHHHBx"), _U32)
 NETWORKS = Layout("networks", struct.Struct("=II16s"), _U32)
-STREAMS = Layout("streams", CONNS.key, struct.Struct("=QIIIIBB6x"))
+STREAMS = Layout("streams", CONNS.key, struct.Struct("=QQIIIIBBB5x"))
 HOLDS = Layout("holds", _U32, struct.Struct("=IIQI4x"))
 COUNTS = Layout("counts", _U32, struct.Struct("=QQQ"))
 ACTIVITY = Layout("activity", PORTS.key, struct.Struct("=QQI4x"))
@@ -122,14 +122,16 @@ class HoldEntry(NamedTuple):
 
 
 class StreamEntry(NamedTuple):
-    """struct stream. `answered` is nanoseconds of CLOCK_MONOTONIC, 0 for never."""
+    """struct stream. `answered` and `heard` are nanoseconds of CLOCK_MONOTONIC, 0 for never."""
 
     snd_nxt: int
     rcv_nxt: int
     window: int
     shift: int
     tsval: int | None
+    settled: bool = True
     answered: int = 0
+    heard: int = 0
 
 
 class Counts(NamedTuple):
@@ -214,13 +216,15 @@ def _unpack_network(data: bytes) -> NetworkKey:
 def _pack_stream(entry: StreamEntry) -> bytes:
     uses_timestamps = entry.tsval is not None
     numbers = (entry.snd_nxt, entry.rcv_nxt, entry.window, entry.tsval or 0)
-    return STREAMS.value.pack(entry.answered, *numbers, uses_timestamps, entry.shift)
+    flags = (uses_timestamps, entry.shift, entry.settled)
+    return STREAMS.value.pack(entry.answered, entry.heard, *numbers, *flags)
 
 
 def _unpack_stream(data: bytes) -> StreamEntry:
-    answered, snd_nxt, rcv_nxt, window, tsval, uses_timestamps, shift = STREAMS.value.unpack(data)
+    answered, heard, *numbers = STREAMS.value.unpack(data)
+    snd_nxt, rcv_nxt, window, tsval, uses_timestamps, shift, settled = numbers
     clock = tsval if uses_timestamps else None
-    return StreamEntry(snd_nxt, rcv_nxt, window, shift, clock, answered)
+    return StreamEntry(snd_nxt, rcv_nxt, window, shift, clock, bool(settled), answered, heard)
 
 
 def _pack_pod(pod: PodEntry) -> bytes:

@@ -40,6 +40,7 @@ class Sample:
         reclaimed_bytes: Memory that it has given back by being asleep.
         held_frames: Frames that wait for it.
         dropped_frames: Frames given up, in all.
+        answered_keepalives: Keepalives answered in its place, in all.
         would_sleep: Sleeps decided in a dry run.
         would_wake: Wakes decided in a dry run, by cause.
         would_save: Bytes of memory that its dry run would be saving now.
@@ -53,6 +54,7 @@ class Sample:
     reclaimed_bytes: int = 0
     held_frames: int = 0
     dropped_frames: int = 0
+    answered_keepalives: int = 0
     would_sleep: int = 0
     would_wake: Mapping[str, int] = dataclasses.field(default_factory=dict)
     would_save: int = 0
@@ -188,6 +190,12 @@ def _sleeping(view: View) -> Iterator[Metric]:
         "Frames that were given up because too many waited; their senders send them again.",
         WHO,
         ((s.who, s.dropped_frames) for s in view.samples),
+    )
+    yield _counters(
+        "zeropod_answered_keepalives",
+        "Keepalives of peers, and other segments that bring nothing new, answered in a sleeping container's place.",
+        WHO,
+        ((s.who, s.answered_keepalives) for s in view.samples),
     )
 
 

@@ -181,6 +181,7 @@ class Moves:
         hold, self._container.hold = self._container.hold, None
         if hold is not None:
             self._container.tally.dropped += hold.dropped
+            self._container.tally.answered += hold.answered
             try:
                 await self._threaded(hold.close)
             except Exception as error:

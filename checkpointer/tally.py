@@ -71,6 +71,7 @@ class Tally:
         asleep: Seconds asleep, without the sleep that lasts.
         asleep_since: Epoch seconds of the sleep that lasts, or of being found asleep; 0 = awake.
         dropped: Frames given up by holds that have ended.
+        answered: Keepalives that were answered during those.
     """
 
     checkpoints: Observations = dataclasses.field(default_factory=_original)
@@ -87,6 +88,7 @@ class Tally:
     asleep: float = 0.0
     asleep_since: float = 0.0
     dropped: int = 0
+    answered: int = 0
 
     def note(self, before: Life, event: lifecycle.Event, after: Life, now: float) -> None:
         """Count what an event meant.

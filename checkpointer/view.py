@@ -53,6 +53,7 @@ def _sample(container: Container, now: float) -> Sample:
         reclaimed_bytes=image.manifest.pages_bytes if gone and image is not None else 0,
         held_frames=hold.queued if hold is not None else 0,
         dropped_frames=tally.dropped + (hold.dropped if hold is not None else 0),
+        answered_keepalives=tally.answered + (hold.answered if hold is not None else 0),
         would_sleep=container.dozes.sleeps,
         would_wake=container.dozes.wakes,
         would_save=container.dozes.saves,

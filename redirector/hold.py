@@ -67,7 +67,7 @@ class Hold:
         self.container_id = container_id
         self.number = number
         self._tap = tap
-        self._prober = Prober(raw, self._answered)
+        self._prober = Prober(raw, self._heard)
         self._state = state
         self._maps = state.registry.maps
         self._settings = settings
@@ -164,7 +164,9 @@ class Hold:
             key = self._state.connection_key(connection)
             self._maps.conns.put(key, self.number)
             if stream := streams.get(connection):
-                self._maps.streams.put(key, StreamEntry(*stream[1:6]))
+                self._maps.streams.put(
+                    key, StreamEntry(*stream[1:6], settled=stream.snd_una == stream.snd_nxt)
+                )
         self._unclaim(self._ports - ports, self._connections - connections)
         self._ports, self._connections = ports, connections
         known = {_ends(ends): streams.get(ends) for ends in connections}
@@ -262,7 +264,7 @@ class Hold:
         """Send the keepalives that are due; return the seconds until it is worth calling again, None for never.
 
         For a container that sleeps: its sockets did this, at intervals that the application has chosen.
-        What the peers answer is held like everything else, a reset too: the restored socket gets it.
+        The programs take note of a peer's answer, unless that is a reset: the restored socket gets it.
         """
         if not self._lock.acquire(timeout=_PATIENCE):
             return _BUSY
@@ -271,10 +273,10 @@ class Hold:
         finally:
             self._lock.release()
 
-    def _answered(self, connection: Connection) -> float:
-        """When the programs last answered a peer: seconds of CLOCK_MONOTONIC, 0 for never."""
+    def _heard(self, connection: Connection) -> float:
+        """When the programs last heard of a peer what is not held: seconds of CLOCK_MONOTONIC, 0 for never."""
         entry = self._maps.streams.get(self._state.connection_key(connection))
-        return entry.answered / 1e9 if entry else 0.0
+        return entry.heard / 1e9 if entry else 0.0
 
     # -- how it comes back ------------------------------------------------------------------------
 

@@ -54,13 +54,13 @@ class Keepalives(Generic[K]):
         """Leave a connection alone: the peer has reset it."""
         self._timers.pop(key, None)
 
-    def due(self, now: float, most: int, answered: Callable[[K], float]) -> list[K]:
+    def due(self, now: float, most: int, heard: Callable[[K], float]) -> list[K]:
         """Return the connections, `most` at once, whose peers are to be sent a keepalive now.
 
         Args:
             now: monotonic seconds.
             most: the rest is due at the next call.
-            answered: tells when a connection's peer was answered elsewhere, and so was heard.
+            heard: tells when a connection's peer was last heard elsewhere.
         """
         found: list[K] = []
         while self._order and self._order[0][0] <= now and len(found) < most:
@@ -68,7 +68,7 @@ class Keepalives(Generic[K]):
             timer = self._timers.get(key)
             if timer is None:
                 continue
-            last = answered(key)
+            last = heard(key)
             if last > timer.heard:
                 self.heard(key, last)
             after = timer.heard + timer.wish.idle

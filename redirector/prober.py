@@ -26,12 +26,12 @@ class Prober:
 
     Args:
         raw: The way out of the pod.
-        answered: Tells when a peer was last answered by the programs, and so was alive; monotonic seconds.
+        heard: Tells when the programs last heard of a peer what is not held; monotonic seconds.
     """
 
-    def __init__(self, raw: Raw, answered: Callable[[Connection], float]) -> None:
+    def __init__(self, raw: Raw, heard: Callable[[Connection], float]) -> None:
         self._raw = raw
-        self._answered = answered
+        self._heard = heard
         self._streams: Mapping[Ends, tuple[Connection, Stream]] = {}
         self._keepalives: Keepalives[Ends] | None = None
 
@@ -46,9 +46,7 @@ class Prober:
             every = self._streams.items()
             wishes = {ends: stream.keepalive for ends, (_, stream) in every if stream.keepalive}
             self._keepalives = Keepalives(wishes, now)
-        due = self._keepalives.due(
-            now, _AT_ONCE, lambda ends: self._answered(self._streams[ends][0])
-        )
+        due = self._keepalives.due(now, _AT_ONCE, lambda ends: self._heard(self._streams[ends][0]))
         for ends in due:
             connection, stream = self._streams[ends]
             target = segments.addresses(connection)[1]

@@ -116,7 +116,9 @@ async def test_a_failed_container_ends_although_its_image_cannot_be_kept(actor):
 
 async def test_a_container_is_forgotten_although_its_remains_cannot_be_removed(actor):
     """The node would keep its actor, its slot in the maps and its record."""
-    actor.container.hold = mock.Mock(fd=-1, dropped=0, close=mock.Mock(side_effect=OSError))
+    actor.container.hold = mock.Mock(
+        fd=-1, dropped=0, answered=0, close=mock.Mock(side_effect=OSError)
+    )
     actor.engine.store.drop.side_effect = OSError
     actor.post(lifecycle.Exited())
     await idle(actor)

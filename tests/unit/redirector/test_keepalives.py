@@ -32,7 +32,7 @@ def test_a_silent_peer_is_asked_at_the_interval_and_never_given_up():
     assert sent == [0, 3, 6, 16, 26, 36]
 
 
-def test_a_peer_that_was_answered_elsewhere_was_heard():
+def test_a_peer_may_be_heard_elsewhere():
     """The peer's own keepalives make ours needless."""
     keepalives = Keepalives({"a": Keepalive(10, 3, 3)}, START)
     due(keepalives, 0)
