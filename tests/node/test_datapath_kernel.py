@@ -66,8 +66,9 @@ def hang_up(lab: Lab) -> Iterator[None]:
     lab.hang_up()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def datapath(root: Path) -> Datapath:
+    # One for all: it lives as long as its process, and a process has 1024 descriptors for select(2).
     return Datapath.open(root)
 
 
