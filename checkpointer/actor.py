@@ -93,12 +93,21 @@ class Actor:
         """Wait until all events posted so far have been dealt with."""
         await self._events.join()
 
-    async def close(self) -> None:
-        """Stop acting and let running jobs end: a checkpoint or restore in progress is finished, not cut off."""
-        self._quiet()
+    def retire(self) -> None:
+        """Begin to close: nothing is put to sleep any more, who is wanted is woken still."""
+        self._lookout.stop()
         self.container.closing.set()
         if self.container.life.state is State.SLEEPING:
             self._perform(lifecycle.CallOff("daemon-stop"))
+
+    async def at_rest(self) -> None:
+        """Wait until nothing is under way."""
+        await self._jobs.ended()
+
+    async def close(self) -> None:
+        """Stop acting and let running jobs end: a checkpoint or restore in progress is finished, not cut off."""
+        self._quiet()
+        self.retire()
         await self._jobs.ended()
         await self.caught_up()
         if self.container.life.state is State.FROZEN:

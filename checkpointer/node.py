@@ -22,6 +22,7 @@ from checkpointer import (
     lifecycle,
     metrics,
     processes,
+    queries,
     supervisor,
     view,
 )
@@ -36,6 +37,10 @@ from redirector.ignored import Ignored
 from ttrpc import errors as rpc
 
 log = logging.getLogger(__name__)
+
+FINISH = 20.0
+"""Seconds for which a daemon that is to stop goes on waking, while pages of earlier wakes come in; then it only
+finishes what is under way. Less than the grace period that Kubernetes gives by default."""
 
 ADOPT_AGAIN = 5.0
 """Seconds before a container that could not be taken over is tried again."""
@@ -289,8 +294,16 @@ class Node:
         return True
 
     async def close(self) -> None:
-        """Finish what is being done; nobody is woken: the maps go on holding what sleeps."""
-        await asyncio.gather(*(actor.close() for actor in self._actors.values()))
+        """Finish what is being done, wakes that are asked for meanwhile included; the maps go on holding what sleeps."""
+        actors = list(self._actors.values())
+        for actor in actors:
+            actor.retire()
+        try:
+            async with asyncio.timeout(FINISH):
+                await asyncio.gather(*(actor.at_rest() for actor in actors))
+        except TimeoutError:
+            log.info("stopping.late", extra={"after": FINISH})
+        await asyncio.gather(*(actor.close() for actor in actors))
         await self._farewell.all_over()
         self._pool.shutdown()
 
@@ -304,7 +317,7 @@ class Node:
 
     def infos(self, query: Any) -> list[Any]:
         """Info messages of the containers that a query means, by name."""
-        return [self._info(record) for record in self._find(query)]
+        return [self._info(record) for record in queries.find(query, self._known.values())]
 
     def explanations(self, query: Any) -> list[tuple[Any, str]]:
         """Info and paragraph of each container that a query means."""
@@ -313,7 +326,7 @@ class Node:
                 self._info(record),
                 explain.paragraph(record, self._container(record), self._seen(record)),
             )
-            for record in self._asked(query)
+            for record in queries.asked(query, self._known.values())
         ]
 
     async def move(self, query: Any, *, sleep: bool, timeout: float) -> list[Any]:
@@ -322,7 +335,10 @@ class Node:
         Raises:
             rpc.TtrpcError: NOT_FOUND; FAILED_PRECONDITION with the reason why it did not work.
         """
-        moves = (self._move(r, sleep=sleep, timeout=timeout) for r in self._asked(query))
+        moves = (
+            self._move(r, sleep=sleep, timeout=timeout)
+            for r in queries.asked(query, self._known.values())
+        )
         return list(await asyncio.gather(*moves))
 
     async def _move(self, record: containers.Record, *, sleep: bool, timeout: float) -> Any:
@@ -359,29 +375,6 @@ class Node:
     def counts(self) -> dict[str, int]:
         """Containers by state; those without an actor are `UNMANAGED`."""
         return dict(Counter(self._info(record).state for record in self._known.values()))
-
-    def _find(self, query: Any) -> list[containers.Record]:
-        wanted = (query.namespace, query.pod, query.container)
-        found = [
-            record
-            for record in self._known.values()
-            if all(
-                not w or w == g
-                for w, g in zip(wanted, (record.namespace, record.pod, record.name), strict=True)
-            )
-        ]
-        return sorted(found, key=lambda record: record.title)
-
-    def _asked(self, query: Any) -> list[containers.Record]:
-        found = self._find(query)
-        if not found:
-            name = "/".join(part for part in (query.namespace, query.pod, query.container) if part)
-            raise rpc.TtrpcError(
-                rpc.Code.NOT_FOUND,
-                f"{name}: no such pod on this node asks for zeropod (an annotation zeropod.ctrox.dev/..., or "
-                "runtimeClassName zeropod)",
-            )
-        return found
 
     def _container(self, record: containers.Record) -> Container | None:
         actor = self._actors.get(record.id)

@@ -315,3 +315,19 @@ async def test_a_daemon_that_goes_thaws(actor, moved):
     assert actor.container.life.state is State.RUNNING
     assert actor.container.life.cause == "daemon-stop"
     assert not actor._lookout.looks
+
+
+async def test_a_daemon_that_goes_wakes_on_until_it_is_done(actor, moved):
+    """Pages of another wake may take seconds to come in; clients of what sleeps do not wait for that."""
+    become(actor, State.ASLEEP)
+    actor.retire()
+    actor.post(lifecycle.WakeAsked("udp"))
+    await idle(actor)
+
+    assert names(moved) == ["wake"]
+    assert actor.container.life.state is State.RUNNING
+
+    actor._idle()
+    await idle(actor)
+
+    assert names(moved) == ["wake"]

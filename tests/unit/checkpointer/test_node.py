@@ -177,7 +177,9 @@ async def test_a_policy_that_is_read_otherwise_holds_for_what_runs(make, records
     """A newer plugin makes more of the same annotations; the container need not be restarted for it."""
     node = make()
     container = Container(record("known", pid=1), mock.Mock())
-    node._actors["known"] = mock.Mock(container=container, close=mock.AsyncMock())
+    node._actors["known"] = mock.Mock(
+        container=container, close=mock.AsyncMock(), at_rest=mock.AsyncMock()
+    )
     node._known["known"] = container.record
     node.report([reported("known", max_request=5.0, ignore_ports=[9])], [], None)
 

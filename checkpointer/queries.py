@@ -1,0 +1,38 @@
+"""Which containers a query of the API means; pure."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from checkpointer.containers import Record
+from ttrpc import errors as rpc
+
+
+def find(query: Any, records: Iterable[Record]) -> list[Record]:
+    """Records that a query's namespace, pod and container name, as far as it has them; in the order of their titles."""
+    wanted = (query.namespace, query.pod, query.container)
+    found = [
+        record
+        for record in records
+        if all(
+            not w or w == g
+            for w, g in zip(wanted, (record.namespace, record.pod, record.name), strict=True)
+        )
+    ]
+    return sorted(found, key=lambda record: record.title)
+
+
+def asked(query: Any, records: Iterable[Record]) -> list[Record]:
+    """The same, at least one.
+
+    Raises:
+        rpc.TtrpcError: NOT_FOUND.
+    """
+    found = find(query, records)
+    if not found:
+        name = "/".join(part for part in (query.namespace, query.pod, query.container) if part)
+        raise rpc.TtrpcError(
+            rpc.Code.NOT_FOUND,
+            f"{name}: no such pod on this node asks for zeropod (an annotation zeropod.ctrox.dev/..., or "
+            "runtimeClassName zeropod)",
+        )
+    return found

@@ -1,0 +1,35 @@
+"""Which containers people mean."""
+
+import pytest
+
+from checkpointer import api, containers, queries
+from ttrpc import errors as rpc
+
+RECORDS = [
+    containers.Record("3", "s", "web", "test", "u", "nginx"),
+    containers.Record("1", "s", "web", "default", "u", "nginx"),
+    containers.Record("2", "s", "web", "default", "u", "cache"),
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "ids"),
+    [
+        ({}, ["2", "1", "3"]),
+        ({"pod": "web"}, ["2", "1", "3"]),
+        ({"namespace": "default", "pod": "web"}, ["2", "1"]),
+        ({"namespace": "default", "pod": "web", "container": "cache"}, ["2"]),
+        ({"pod": "we"}, []),
+    ],
+)
+def test_what_is_left_out_is_any(asked, ids):
+    """And whole names, in the order in which they are shown."""
+    assert [record.id for record in queries.find(api.m.Query(**asked), RECORDS)] == ids
+
+
+def test_nobody_is_an_error_where_somebody_was_meant():
+    """It says what makes a pod one of ours."""
+    with pytest.raises(rpc.TtrpcError, match="default/db: no such pod") as caught:
+        queries.asked(api.m.Query(namespace="default", pod="db"), RECORDS)
+
+    assert caught.value.code == rpc.Code.NOT_FOUND
