@@ -7,9 +7,6 @@ from nri_plugin.annotations import BY_NAME
 
 TESTS = Path(__file__).parents[2] / "node"
 
-AWAITED = frozenset(["pre-dump"])
-"""Those that may have none yet."""
-
 
 def marked():
     """Names in the marks of all node tests."""
@@ -24,4 +21,4 @@ def test_every_annotation_is_shown_by_a_node_test():
     shown = set(marked())
 
     assert not shown - set(BY_NAME)
-    assert set(BY_NAME) - shown <= AWAITED
+    assert not set(BY_NAME) - shown
