@@ -244,7 +244,8 @@ static __always_inline int divert(struct __sk_buff *skb, u32 id)
     struct hold *hold = holds.lookup(&id);
     struct counts *count = counts.lookup(&id);
 
-    if (!hold || !count || !(hold->mode & MODE_SCOPE))
+    /* An entry that was left behind must not hand one pod's frames into another's queue. */
+    if (!hold || !count || !(hold->mode & MODE_SCOPE) || hold->slot != skb->tc_classid)
         return TC_ACT_UNSPEC;
     if (hold->mode & MODE_DRAIN && *(volatile u64 *)&count->redirected == hold->confirmed)
         return TC_ACT_UNSPEC;

@@ -124,7 +124,7 @@ class Traffic:
         }
         rest = REST if self._container.alone() else ()
         return self._container.pod.activity(
-            {*self._heeded, *calling, *rest}, kept={*self._container.ports, *REST}
+            {*self._heeded, *calling, *rest}, kept=[*REST, *self._container.ports]
         )
 
     def _connections(self, *, ignored: bool) -> Iterator[Socket]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bpf.maps import WENT, PortKey, Times
+from bpf.maps import WENT, Times
 from redirector.endpoints import Activity, Port
 from redirector.podstate import PodState
 
@@ -25,7 +25,7 @@ def read(
             thousand that are younger.
     """
     for port in kept:
-        _keep(state, state.port_key(port))
+        state.keep(port)
     found = {port: _times(state, port) for port in ports}
     return {port: Activity(times.last_in, times.last_out) for port, times in found.items()}
 
@@ -33,12 +33,6 @@ def read(
 def callers(state: PodState, ports: Iterable[Port]) -> set[Port]:
     """Return the ports from which the pod has sent before anything came."""
     return {port for port in ports if _times(state, port).first == WENT}
-
-
-def _keep(state: PodState, key: PortKey) -> None:
-    tables = state.registry.maps
-    if tables.activity.get(key) is None:
-        tables.activity.put(key, tables.passing.get(key) or Times(0, 0))
 
 
 def _times(state: PodState, port: Port) -> Times:

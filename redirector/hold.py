@@ -158,6 +158,9 @@ class Hold:
         streams: Mapping[Connection, Stream],
     ) -> None:
         """Enter what this hold claims into the maps, new entries first."""
+        former = self._ports, self._connections
+        # Before the first one is entered: a map may be full, and what was entered by then must go again.
+        self._ports, self._connections = former[0] | ports, former[1] | connections
         for port in ports:
             self._maps.ports.put(self._state.port_key(port), self.number)
         for connection in connections:
@@ -167,7 +170,7 @@ class Hold:
                 self._maps.streams.put(
                     key, StreamEntry(*stream[1:6], settled=stream.snd_una == stream.snd_nxt)
                 )
-        self._unclaim(self._ports - ports, self._connections - connections)
+        self._unclaim(former[0] - ports, former[1] - connections)
         self._ports, self._connections = ports, connections
         known = {_ends(ends): streams.get(ends) for ends in connections}
         self._claims = Claims(ports, known, self._quiet, self._state.ignored)

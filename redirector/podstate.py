@@ -7,11 +7,14 @@ import threading
 import time
 
 from bpf import maps
-from bpf.maps import ConnKey, Iface, NetworkKey, PodEntry, PortKey
+from bpf.maps import ConnKey, Iface, NetworkKey, PodEntry, PortKey, Times
 from redirector.endpoints import Connection, Others, Port
 from redirector.errors import BusyError
 from redirector.ignored import Ignored
 from redirector.registry import Loopback, Registry, Slot
+
+KEPT = 256
+"""Ports of one pod whose clocks are never evicted: a server that opens one port after the other must not fill the map."""
 
 
 class PodState:
@@ -24,6 +27,7 @@ class PodState:
         self._entry = registry.maps.pods.get(slot.number) or PodEntry(born=time.monotonic_ns())
         self._holds = set(registry.hold_ids(slot.number).values())
         self._live: set[int] = set()
+        self._kept: set[PortKey] = set()
         self._retired = False
         self.ignored = Ignored()
         self._sibling_ports: list[PortKey] = []
@@ -85,6 +89,16 @@ class PodState:
                 tables.networks.put(key, key.network.version)
             self.registry.drop_networks(number, keep=keys)
             self._store(self._entry._replace(ignores=int(bool(keys))))
+
+    def keep(self, port: Port) -> None:
+        """Have a port's clock kept while the pod lives; it goes on with what has passed."""
+        key, tables = self.port_key(port), self.registry.maps
+        with self._lock:
+            if self._retired or key in self._kept or len(self._kept) >= KEPT:
+                return
+            if tables.activity.get(key) is None:
+                tables.activity.put(key, tables.passing.get(key) or Times(0, 0))
+            self._kept.add(key)
 
     def enter(self, hold: int) -> None:
         """Count `hold` among the holds of the pod, which makes the programs look."""

@@ -9,7 +9,7 @@ import pytest
 from bpf.maps import CAME, WENT, PortKey, Times
 from redirector import clocks
 from redirector.endpoints import Activity, Port
-from redirector.podstate import PodState
+from redirector.podstate import KEPT, PodState
 from redirector.registry import Registry
 
 WEB, DNS = Port("tcp", 80), Port("udp", 41000)
@@ -70,3 +70,14 @@ def test_a_slot_is_born_once(tables: Any):
     registry.drop_slot(slot.number)
     assert PodState(registry, registry.slot("next", 2)).born > first.born
     assert PortKey(slot.number, "tcp", 80) not in tables.activity
+
+
+def test_one_pod_does_not_fill_the_map(tables: Any, state: PodState):
+    """Its first ports are kept; what it opens later passes. A pod that is gone leaves nothing behind."""
+    ports = [Port("tcp", number) for number in range(1, 2 * KEPT)]
+    clocks.read(state, ports, kept=ports)
+    assert len(tables.activity) == KEPT
+    state.registry.drop_slot(state.slot.number)
+    state.retire()
+    clocks.read(state, [WEB], kept=[WEB])
+    assert not tables.activity

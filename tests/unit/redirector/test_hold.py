@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import socket
 import threading
@@ -305,3 +306,21 @@ def test_the_programs_are_told_how_connections_stand_and_forget_it(
     assert tables.streams == {state.connection_key(PEER): StreamEntry(500, 100, 65535, 0, None)}
     hold.only([WEB], [])
     assert tables.streams == {}
+
+
+def test_what_a_full_map_took_is_given_up_with_the_hold(
+    hold: Hold, tables: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """A claim that fails half-way leaves no entry behind, which would be the number's next owner's."""
+    other = PEER._replace(remote_port=4243)
+    hold.only([WEB], [PEER])
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.E2BIG, "full")
+
+    monkeypatch.setattr(tables.conns, "put", full)
+    with pytest.raises(OSError, match="full"):
+        hold.only([WEB, DNS], [other])
+    hold.close()
+    assert not tables.ports
+    assert not tables.conns
