@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bpf import syscall
 from checkpointer import processes
-from checkpointer.supervisor import CRIU
+from checkpointer.supervisor import is_criu
 
 _log = logging.getLogger(__name__)
 
@@ -106,9 +106,8 @@ def after_dump(application: int) -> Rescued:
 def sweep(supervisor_pid: int) -> None:
     """Kill what a killed criu has left below a supervisor: the children that it tries the kernel's features with."""
     for pid in processes.children(supervisor_pid):
-        with contextlib.suppress(ProcessLookupError):
-            if processes.comm(pid) == CRIU:
-                kill([pid])
+        if is_criu(pid):
+            kill([pid])
 
 
 def _captives(pids: Iterable[int]) -> list[int]:

@@ -21,6 +21,7 @@ from checkpointer import processes
 from checkpointer.errors import SupervisorError
 
 CRIU = "criu"  # the process name of criu and all that it forks, until a restored task gets its own
+LOADER = "ld.so"  # and their program: criu's bundle has its own loader
 _DIRECTORY = "/.zeropod/"
 _TAKES = re.compile(rb"zeropod-init takes (\d+)-(\d+)")  # in its program
 _FIRST_TAKES = (59, 63)  # of those that did not say so yet
@@ -81,6 +82,14 @@ def orders(program: bytes) -> range:
     return range(first, last + 1)
 
 
+def is_criu(pid: int) -> bool:
+    """Say whether a process below a supervisor is criu's: an application may have that name as well."""
+    try:
+        return processes.comm(pid) == CRIU and Path(processes.exe(pid)).name.startswith(LOADER)
+    except ProcessLookupError:
+        return True  # about to be reaped: nobody's application
+
+
 class Supervisor:
     """One container's supervisor.
 
@@ -117,7 +126,7 @@ class Supervisor:
         """
         try:
             found = [pid for pid in processes.children(self.pid) if processes.alive(pid)]
-            found = [pid for pid in found if processes.comm(pid) != CRIU]
+            found = [pid for pid in found if not is_criu(pid)]
             if vpid:
                 found = [pid for pid in found if processes.vpid(pid) == vpid]
             if self._restarts:
