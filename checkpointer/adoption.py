@@ -3,11 +3,7 @@
 Used for a container that has just started as for one that slept through three daemons: there is one way in. Blocking.
 """
 
-import contextlib
 import logging
-import os
-import signal
-import time
 
 from checkpointer import (
     containers,
@@ -20,6 +16,7 @@ from checkpointer import (
     rescue,
     restore,
     supervisor,
+    tracers,
 )
 from checkpointer.container import Container
 from checkpointer.engine import Engine
@@ -45,7 +42,8 @@ def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[li
     pod = engine.datapath.attach(record.pid, record.sandbox_id)
     pod.ignore(Ignored.of(record.policy.ignore_from))
     container = Container(record, pod)
-    _let_criu_end(container, engine)
+    # Before anything is judged: a criu that the last daemon started goes on without it.
+    tracers.dismiss(engine.zygotes, container.record.pid, CRIU_ENDS)
     unusable = errors.ImageError(
         "the application is gone and there is no image of it", kind=Kind.IMAGE_MISSING
     )
@@ -84,17 +82,6 @@ def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[li
             if unusable.kind is Kind.IMAGE_VERSION:
                 raise unusable  # it sleeps on: the version that wrote the image can wake it
             return container, [lifecycle.Lost(unusable.reason, unusable.kind)]
-
-
-def _let_criu_end(container: Container, engine: Engine) -> None:
-    """Before anything is judged: a criu that the last daemon started goes on without it."""
-    deadline = time.monotonic() + CRIU_ENDS
-    while working := engine.zygotes.running(container.record.pid):
-        if time.monotonic() > deadline:
-            for pid in working:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
 
 
 def _judge(container: Container, engine: Engine) -> Verdict:

@@ -32,6 +32,7 @@ from checkpointer.kinds import Kind
 from checkpointer.manifest import Manifest
 from checkpointer.processes import Security, Tuning
 from checkpointer.supervisor import Signal, State, Supervisor, Target
+from checkpointer.tracers import Tracers
 from checkpointer.worker import Worker
 from checkpointer.zygote import Zygotes
 
@@ -141,6 +142,7 @@ class _Dump:
         self._supervisor = Supervisor(target.supervisor_pid)
         self._ipc = _joins_ipc(application, target.supervisor_pid)
         self._pids: tuple[int, ...] = ()
+        self._tracers = Tracers([])
         self._failure: BaseException | None = None
         self._clock = Clock()
 
@@ -157,7 +159,8 @@ class _Dump:
             )
         except (CheckpointerError, ProcessLookupError) as error:
             raise self._resumed(error) from error
-        with worker:
+        with worker, Tracers.of(self._zygotes, worker, self._target.supervisor_pid) as tracers:
+            self._tracers = tracers
             try:
                 self._converse(worker, time.monotonic() + limit)
                 self._bury(worker)
@@ -224,6 +227,9 @@ class _Dump:
         self._renew()
         self._staged.commit(self._manifest(found, notes))
         self._renew()  # with a slow disk the lease may be over
+        if not self._tracers.alive():
+            # The kernel has let the application go on, of which the image does not know.
+            raise CriuError("the process that traces for criu was killed", gone=True)
 
     def _manifest(self, found: Held, notes: dict[str, Any]) -> Manifest:
         supervisor = self._target.supervisor_pid
@@ -258,18 +264,22 @@ class _Dump:
         )
 
     def _bury(self, worker: Worker) -> None:
-        """Wait until criu has exited and the tree is gone, both."""
+        """Wait until criu has exited and nothing of the tree is left, not even a number that a wake will need."""
         if not worker.wait(_CRIU_END):
             raise CriuError("criu does not exit after its answer", hung=True)
+        self._tracers.wait()  # what they trace stays a zombie
         deadline = time.monotonic() + _DEATH
-        while (
-            rescue.survey(self._pids) is not rescue.Survey.NONE
-            or self._supervisor.application(self._vpid) is not None
-        ):
+        while self._remains():
             if time.monotonic() > deadline:
                 raise CriuError("criu says that it is done, but the application lives")
             time.sleep(_POLL)
         self._clock.phase("kill")
+
+    def _remains(self) -> bool:
+        return (
+            any(Path(f"/proc/{pid}").exists() for pid in self._pids)
+            or self._supervisor.application(self._vpid) is not None
+        )
 
     def _failed(self, worker: Worker, error: Exception) -> None:
         """Bring the application back, or, past the point of no return, finish what criu began."""
@@ -278,7 +288,7 @@ class _Dump:
         if not worker.wait(_CRIU_END):
             worker.kill()
             worker.wait(_CRIU_END)
-        self._wait_undone(worker)
+        self._tracers.wait()
         if self._staged.image is not None and rescue.survey(self._pids) is not rescue.Survey.ALL:
             _log.warning("dump.finish container=%s: %s", self._target.container_id, error)
             self._finish()
@@ -288,21 +298,12 @@ class _Dump:
             images.remove(self._staged.path)
         raise self._resumed(self._failure or error) from error
 
-    def _wait_undone(self, worker: Worker) -> None:
-        """Wait for the process that puts right what a killed criu has done to the application."""
-        deadline = time.monotonic() + _CRIU_END
-        with contextlib.suppress(ProcessLookupError):
-            while set(self._zygotes.running(self._target.supervisor_pid)) - {worker.pid}:
-                if time.monotonic() > deadline:
-                    return
-                time.sleep(_POLL)
-
     def _finish(self) -> None:
         """Kill what criu did not come to: the image is committed and part of the tree is dead already."""
         deadline = time.monotonic() + _DEATH
         rescue.sweep(self._target.supervisor_pid)
-        while self._supervisor.application(self._vpid) is not None:
-            rescue.kill(self._pids)
+        while self._remains():
+            rescue.kill(pid for pid in self._pids if processes.alive(pid))
             if time.monotonic() > deadline:
                 raise DumpError(
                     "the rest of the application cannot be killed", outcome=Outcome.LOST

@@ -41,6 +41,7 @@ _DEATH = 10.0
 _ZOMBIES_DIE = (
     0.2  # a process that was a zombie is restored as one that ends by itself in a moment
 )
+_NUMBERS_FREE = 0.005
 _POLL = 0.0002
 _TOLD = 3  # differences named in a reason
 
@@ -315,13 +316,17 @@ def kill_tree(target: Target) -> None:
             return
         raise SupervisorError(f"the supervisor is not at rest but {supervisor.state().name}")
     deadline = time.monotonic() + _DEATH
+    killed = False
     while True:
         try:
             left = processes.children(target.supervisor_pid)
         except ProcessLookupError:
             return
         if not left:
+            # Since Linux 6.15 a number is free only some time after its process is off the list of children.
+            time.sleep(_NUMBERS_FREE if killed else 0)
             return
+        killed = True
         if time.monotonic() > deadline:
             raise SupervisorError(f"process {left[0]} cannot be killed")
         for pid in left:

@@ -17,7 +17,7 @@
 //   r  rpc socket, becomes descriptor 3            c  cgroup.procs (v1), joined by the worker before anything else
 //   d  image directory, becomes descriptor 4       g  cgroup directory (v2), the worker is created in it
 //   i  becomes descriptor 5, 6, ... in order       n  namespace      m  mount namespace, entered last
-//   u  (any descriptor) what criu does to the processes that it dumps is undone if it is killed, see criu-undo.c
+//   u  (any descriptor) what criu does to the processes that it dumps is undone if it is killed, see criu-tracer.c
 // The answer is 13 bytes, packed little-endian: u8 step, i32 errno, i32 pid, i32 guardian's pid, both as the host sees them.
 // Step 0 is success and carries a pidfd of the worker; any other names what failed (enum step) and no worker exists. The end
 // of the connection without an answer means that the worker was killed, with its container say, before it could give one.
@@ -32,7 +32,7 @@
 
 #define _GNU_SOURCE
 #include "criu-doors.h"
-#include "criu-undo.h"
+#include "criu-tracer.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/nsfs.h>
@@ -275,7 +275,7 @@ static void become_criu(const struct request *r, int connection, int guardian)
 	if (pidfd < 0)
 		fail(connection, STEP_PIDFD);
 	connection = arrange(r, connection, pidfd);
-	if (memchr(r->kinds, 'u', r->n) && undo_begin() < 0)
+	if (memchr(r->kinds, 'u', r->n) && tracer_begin() < 0)
 		fail(connection, STEP_UNDO);
 	answer(connection, STEP_NONE, 0, pid, guardian, connection + 1);
 	close(connection);

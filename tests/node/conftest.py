@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from node import criu_lab
 
+from checkpointer.cgroups import Slice
+from checkpointer.images import Store
+from checkpointer.zygote import Bundle, Zygotes
 from dev import cgroups, cri, patience
 
 HERE = Path(__file__).parent
+BUNDLE = Path("/opt/zeropod/criu")
 
 #: Set by the node's PID 1: nothing in this folder makes sense elsewhere.
 PLAN = Path("/run/node/plan.json")
@@ -150,3 +157,49 @@ def pod_processes() -> set[str]:
         if name.startswith("containerd-shim") or "/kubepods/" in groups:
             found.add(f"{entry.name} {name}")
     return found
+
+
+# --- the checkpoint engine without a daemon ---
+
+
+@pytest.fixture(scope="session")
+def zygotes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygotes]:
+    """Zygotes of our own, ended afterwards."""
+    slice_ = Slice.ensure("zeropod-engine.slice")
+    own = Zygotes(Bundle.at(BUNDLE), tmp_path_factory.mktemp("run"), slice_)
+    own.ensure()
+    yield own
+    for zygote in (own.swrk, own.lazy):
+        os.kill(zygote.pid, signal.SIGKILL)
+        os.waitpid(zygote.pid, 0)
+    for directory in slice_.directories:
+        criu_lab.until(lambda directory=directory: removed(directory))
+
+
+def removed(directory: Path) -> bool:
+    """Remove a cgroup; False while something is left in it."""
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+    return not directory.exists()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty image store."""
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    """Where containers have their roots."""
+    directory = tmp_path / "lab"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def app(lab: Path) -> Iterator[criu_lab.Application]:
+    """A running application with open connections to its two processes."""
+    application = criu_lab.Application(lab)
+    yield application
+    application.close()

@@ -1,8 +1,7 @@
-"""The checkpoint engine on real processes: what it promises when all goes well, and when anything dies in between."""
+"""The checkpoint engine on real processes: what it promises when criu lives; test_criu_death.py has the rest."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import itertools
@@ -10,123 +9,20 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from node import criu_lab
+from node.engine import LAZY_MEBIBYTES, no_notes, runs_on, sleep, wake
 
-from checkpointer import cgroups, criu, dump, errors, lazy, lifecycle, processes, restore, room
+from checkpointer import cgroups, criu, dump, errors, lazy, processes, restore, room
 from checkpointer.dump import Frozen
-from checkpointer.images import Fence, Image, Store
+from checkpointer.images import Fence, Store
 from checkpointer.kinds import Kind
 from checkpointer.supervisor import Signal, State
-from checkpointer.zygote import Bundle, Zygotes
-
-BUNDLE = Path("/opt/zeropod/criu")
-POINTS = 24  # at which a process is killed
-LAZY_MEBIBYTES = 192  # takes a page daemon longer than a test needs to kill it
-
-
-def no_notes(_: Frozen) -> dict[str, Any]:
-    """Let a dump go on."""
-    return {}
-
-
-@pytest.fixture(scope="module")
-def zygotes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygotes]:
-    """Zygotes of our own, ended afterwards."""
-    slice_ = cgroups.Slice.ensure("zeropod-engine.slice")
-    own = Zygotes(Bundle.at(BUNDLE), tmp_path_factory.mktemp("run"), slice_)
-    own.ensure()
-    yield own
-    for zygote in (own.swrk, own.lazy):
-        os.kill(zygote.pid, signal.SIGKILL)
-        os.waitpid(zygote.pid, 0)
-    for directory in slice_.directories:
-        criu_lab.until(lambda directory=directory: removed(directory))
-
-
-def removed(directory: Path) -> bool:
-    """Remove a cgroup; False while something is left in it."""
-    with contextlib.suppress(OSError):
-        directory.rmdir()
-    return not directory.exists()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """An empty image store."""
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Path:
-    """Where containers have their roots."""
-    directory = tmp_path / "lab"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
-def app(lab: Path) -> Iterator[criu_lab.Application]:
-    """A running application with open connections to its two processes."""
-    application = criu_lab.Application(lab)
-    yield application
-    application.close()
-
-
-def sleep(zygotes: Zygotes, app: criu_lab.Application, store: Store) -> Image:
-    """Dump the application; return its image."""
-    return dump.dump(zygotes, app.container.target, store, frozen=no_notes).image
-
-
-def wake(
-    zygotes: Zygotes, app: criu_lab.Application, image: Image, **options: Any
-) -> restore.Restored:
-    """Restore the application and settle it."""
-    restored = restore.restore(zygotes, app.container.target, image, **options)
-    restored.resume()
-    restored.settle()
-    return restored
-
-
-def named(pid: int, name: str) -> bool:
-    """Say whether a process that lives has this name."""
-    try:
-        return processes.alive(pid) and processes.comm(pid) == name
-    except ProcessLookupError:
-        return False
-
-
-class Striker:
-    """Sends a signal to a container's criu, some time after it has started."""
-
-    def __init__(self, zygotes: Zygotes, pid: int, after: float, number: signal.Signals) -> None:
-        self.struck: list[int] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(zygotes, pid, after, number))
-
-    def _run(self, zygotes: Zygotes, pid: int, after: float, number: signal.Signals) -> None:
-        while not self._over.is_set():
-            if workers := [worker for worker in zygotes.running(pid) if named(worker, "criu")]:
-                time.sleep(after)
-                for worker in workers:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(worker, number)
-                        self.struck.append(worker)
-                return
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
+from checkpointer.zygote import Zygotes
 
 
 def test_memory_and_connections_survive_three_cycles(
@@ -187,19 +83,6 @@ def test_a_refusal_lets_the_application_run_on(
     runs_on(app, store)
 
 
-def runs_on(app: criu_lab.Application, store: Store) -> None:
-    """Check that a failed dump left the application, its signals and the store as they were."""
-    assert app.container.supervisor.state() is State.RUN
-    assert app.intact()
-    assert store.all() == []
-    root = app.container.supervisor.application()
-    for pid in processes.tree(root or 0):
-        for tid in processes.tasks(pid):
-            status = Path(f"/proc/{tid}/status").read_text()
-            assert "SigBlk:\t0000000000000000" in status
-            assert "TracerPid:\t0" in status
-
-
 def test_a_bug_in_the_callback_lets_the_application_run_on(
     zygotes: Zygotes, app: criu_lab.Application, store: Store
 ) -> None:
@@ -231,101 +114,6 @@ def test_a_disk_that_cannot_sync_lets_the_application_run_on(
     runs_on(app, store)
 
 
-LOSSES = 4  # of POINTS: a SIGKILL from outside while threads run criu's code is not always undone
-
-
-def test_criu_killed_at_any_point_of_a_dump(zygotes: Zygotes, lab: Path, store: Store) -> None:
-    """Wherever criu is killed, the application is whole with its connections or in its image, but for a few of them.
-
-    Threads that run criu's code at that moment may keep its signal mask or end (a known limit, see README). What must
-    never happen is that a lost application is taken for a running one.
-    """
-    first = criu_lab.Application(lab)
-    span = 1e-3 * dump_phases(zygotes, first, store)
-    first.close()
-    survived, lost = 0, []
-    for point in range(POINTS):
-        app = criu_lab.Application(lab)
-        try:
-            survived += killed_in_a_dump(zygotes, app, store, span * point / POINTS)
-        except (AssertionError, OSError, errors.CheckpointerError) as error:
-            lost.append(f"point {point}: {error!r:.200}")
-        finally:
-            app.close()
-            for container_id in store.all():
-                store.drop(container_id)
-    assert survived
-    assert len(lost) <= LOSSES, lost
-
-
-def killed_in_a_dump(
-    zygotes: Zygotes, app: criu_lab.Application, store: Store, delay: float
-) -> bool:
-    """Kill criu so many seconds into a dump; True if the application ran on whole, False if it was asleep by then."""
-    failure, image = None, None
-    with Striker(zygotes, app.container.pid, delay, signal.SIGKILL):
-        try:
-            image = sleep(zygotes, app, store)
-        except errors.DumpError as error:
-            failure = error
-    if image is not None:
-        wake_as_often_as_an_actor(zygotes, app, image)
-        assert app.intact()
-        image.drop()
-        return False
-    assert failure is not None
-    assert failure.outcome is errors.Outcome.RUNNING, failure
-    runs_on(app, store)
-    return True
-
-
-def dump_phases(zygotes: Zygotes, app: criu_lab.Application, store: Store) -> float:
-    """Return how long criu works in a dump, in milliseconds, after a cycle that shows it."""
-    result = dump.dump(zygotes, app.container.target, store, frozen=no_notes)
-    wake(zygotes, app, result.image)
-    result.image.drop()
-    return result.phases["total"] - result.phases["arm"]
-
-
-def test_criu_killed_at_any_point_of_a_restore(
-    zygotes: Zygotes, app: criu_lab.Application, store: Store
-) -> None:
-    """Whenever criu dies, the application runs, or nothing of it does and one of the tries of a wake brings it back."""
-    image = sleep(zygotes, app, store)
-    span = 1e-3 * wake(zygotes, app, image).phases["total"]
-    retried = 0
-    for point in range(POINTS):
-        image = sleep(zygotes, app, store)
-        failure = None
-        with Striker(zygotes, app.container.pid, span * point / POINTS, signal.SIGKILL):
-            try:
-                wake(zygotes, app, image)
-            except errors.RestoreError as error:
-                failure = error
-        if failure is not None:
-            assert failure.retry, failure
-            assert app.container.supervisor.application() is None
-            assert image.fence_state() is Fence.NONE
-            wake_as_often_as_an_actor(zygotes, app, image)
-            retried += 1
-        assert app.intact()
-    assert retried
-
-
-def wake_as_often_as_an_actor(
-    zygotes: Zygotes, app: criu_lab.Application, image: Image
-) -> restore.Restored:
-    """Restore as lifecycle does: a pid of the application may be a dying process's for some milliseconds more."""
-    for failures in range(1, lifecycle.MAX_WAKES):
-        try:
-            return wake(zygotes, app, image)
-        except errors.RestoreError as error:
-            if not error.retry:
-                raise
-            time.sleep(lifecycle.backoff(lifecycle.WAKE_BACKOFF, failures))
-    return wake(zygotes, app, image)
-
-
 def test_other_rights_than_before_kill_the_tree_before_it_runs(
     zygotes: Zygotes, app: criu_lab.Application, store: Store
 ) -> None:
@@ -355,34 +143,6 @@ def test_an_image_is_used_once(zygotes: Zygotes, app: criu_lab.Application, stor
     with pytest.raises(errors.RestoreError, match="has run on since") as caught:
         restore.restore(zygotes, app.container.target, image)
     assert not caught.value.retry
-
-
-def test_a_hung_criu_is_given_up_in_a_dump(
-    zygotes: Zygotes, app: criu_lab.Application, store: Store
-) -> None:
-    """The watchdog of a dump ends criu, not the application."""
-    with (
-        Striker(zygotes, app.container.pid, 0.004, signal.SIGSTOP),
-        pytest.raises(errors.DumpError, match="in time") as caught,
-    ):
-        dump.dump(zygotes, app.container.target, store, frozen=no_notes, timeout=1.0)
-    assert caught.value.outcome is errors.Outcome.RUNNING
-    runs_on(app, store)
-
-
-def test_a_hung_criu_is_given_up_in_a_restore(
-    zygotes: Zygotes, app: criu_lab.Application, store: Store
-) -> None:
-    """The watchdog of a restore leaves nothing behind, and the same image brings the application back."""
-    image = sleep(zygotes, app, store)
-    with (
-        Striker(zygotes, app.container.pid, 0.006, signal.SIGSTOP),
-        pytest.raises(errors.RestoreError, match="in time") as caught,
-    ):
-        restore.restore(zygotes, app.container.target, image, timeout=1.0)
-    assert caught.value.retry
-    wake(zygotes, app, image)
-    assert app.intact()
 
 
 def test_what_criu_forgets_comes_back(zygotes: Zygotes, lab: Path, store: Store) -> None:
@@ -482,31 +242,6 @@ def test_a_lazy_wake_fills_in_all_memory(zygotes: Zygotes, lab: Path, store: Sto
         assert restored.drain is not None
         assert restored.drain.state() is lazy.Drained.OK
         restored.drain.close()
-    finally:
-        application.close()
-
-
-def test_a_dead_page_daemon_costs_time_not_memory(
-    zygotes: Zygotes, lab: Path, store: Store
-) -> None:
-    """Without its page daemon the application blocks instead of reading zeros; the image brings it back eagerly."""
-    application = criu_lab.Application(lab, LAZY_MEBIBYTES)
-    try:
-        image = sleep(zygotes, application, store)
-        restored = restore.restore(zygotes, application.container.target, image, lazy=True)
-        assert restored.drain is not None
-        os.kill(restored.drain.pid, signal.SIGKILL)
-        restored.resume()
-        assert restored.drain.wait(10) is lazy.Drained.FAILED
-        client = application.clients[0]
-        assert client.silent(0.5)
-        again = restore.again(zygotes, application.container.target, image, restored.drain)
-        again.resume()
-        again.settle()
-        client = criu_lab.Client(application.container, 7000)
-        assert client.ask() == application.digests[0]
-        client.close()
-        assert image.fence_state() is Fence.RELEASED
     finally:
         application.close()
 
