@@ -56,8 +56,9 @@ TABLE = (
         example="10s",
         field="scaledown",
         text="How long a container must be idle before it sleeps; 0 = it never sleeps by itself. Idle means: no "
-        "payload on its ports and connections in either direction, nobody waiting for an answer, no exec "
-        "session.",
+        "payload on its ports and connections in either direction, nobody waiting for an answer, hardly any CPU used "
+        "(`cpu-threshold`), no exec session. A session that is pinged more often than this stays awake; make it "
+        "shorter than the interval (an MQTT client's is often 60 s), and the container sleeps in between.",
     ),
     Annotation(
         name="pre-dump",
