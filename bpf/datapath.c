@@ -20,6 +20,7 @@
 #include "maps.h"
 #include "packet.h"
 #include "answer.h"
+#include "pings.h"
 
 static __always_inline u32 tuple_of(struct packet *p, struct bpf_sock_tuple *tuple)
 {
@@ -128,41 +129,6 @@ static __always_inline int is_ignored(u32 slot, struct pod *pod, struct packet *
     return version && *version == (p->v6 ? 6 : 4);
 }
 
-static __always_inline void note_in(struct __sk_buff *skb, u32 slot, struct pod *pod, struct packet *p)
-{
-    struct port_key key = {.slot = slot, .port = p->dport, .proto = p->proto};
-    struct activity *a;
-    int asked;
-
-    if (!has_payload(p) || is_ignored(slot, pod, p, p->source))
-        return;
-    if (p->proto == IPPROTO_TCP && p->payload == 1 && is_keepalive(skb, p))
-        return;
-    a = activity_of(&key, CAME, &asked);
-    if (a)
-        a->last_in = bpf_ktime_get_ns();
-}
-
-static __always_inline void note_out(u32 slot, struct pod *pod, struct packet *p)
-{
-    struct port_key key = {.slot = slot, .port = p->sport, .proto = p->proto};
-    struct activity *a;
-    int asked;
-
-    if (!has_payload(p) || is_ignored(slot, pod, p, p->target))
-        return;
-    a = activity_of(&key, WENT, &asked);
-    if (a)
-        a->last_out = bpf_ktime_get_ns();
-    if (asked)
-        return;
-    /* Whatever comes to such a port unasked, a broadcast for instance, is not of the application's doing. */
-    key.port = 0;
-    a = activity.lookup(&key);
-    if (a)
-        a->last_out = bpf_ktime_get_ns();
-}
-
 static __always_inline struct conn_key connection_of(u32 slot, struct packet *p)
 {
     struct conn_key key = {.lport = p->dport, .rport = p->sport, .slot = slot, .proto = p->proto};
@@ -170,6 +136,91 @@ static __always_inline struct conn_key connection_of(u32 slot, struct packet *p)
     __builtin_memcpy(key.local, p->target, 16);
     __builtin_memcpy(key.remote, p->source, 16);
     return key;
+}
+
+/* The connection of a segment that the pod sends. */
+static __always_inline struct conn_key own_connection_of(u32 slot, struct packet *p)
+{
+    struct conn_key key = {.lport = p->sport, .rport = p->dport, .slot = slot, .proto = p->proto};
+
+    __builtin_memcpy(key.local, p->source, 16);
+    __builtin_memcpy(key.remote, p->target, 16);
+    return key;
+}
+
+static __always_inline struct talk *talk_of(struct conn_key *key)
+{
+    struct talk fresh = {}, *found;
+
+    found = talks.lookup(key);
+    if (found)
+        return found;
+    talks.update(key, &fresh);
+    return talks.lookup(key);
+}
+
+/* Whether this is a ping; then the pod is known to have seen one. */
+static __always_inline int note_ping(struct __sk_buff *skb, u32 slot, struct packet *p)
+{
+    u32 *seen;
+
+    if (!is_ping(skb, p))
+        return 0;
+    seen = pinged.lookup(&slot);
+    if (seen)
+        *seen = 1;
+    return 1;
+}
+
+static __always_inline void note_in(struct __sk_buff *skb, u32 slot, struct pod *pod, struct packet *p)
+{
+    struct port_key key = {.slot = slot, .port = p->dport, .proto = p->proto};
+    struct conn_key conn = connection_of(slot, p);
+    struct activity *a;
+    struct talk *t;
+    int asked;
+    u64 now;
+
+    if (!has_payload(p) || is_ignored(slot, pod, p, p->source))
+        return;
+    if (p->proto == IPPROTO_TCP && p->payload == 1 && is_keepalive(skb, p))
+        return;
+    if (note_ping(skb, slot, p))
+        return;
+    now = bpf_ktime_get_ns();
+    a = activity_of(&key, CAME, &asked);
+    if (a)
+        a->last_in = now;
+    t = p->proto == IPPROTO_TCP ? talk_of(&conn) : NULL;
+    if (t)
+        t->last_in = now;
+}
+
+static __always_inline void note_out(struct __sk_buff *skb, u32 slot, struct pod *pod, struct packet *p)
+{
+    struct port_key key = {.slot = slot, .port = p->sport, .proto = p->proto};
+    struct conn_key conn = own_connection_of(slot, p);
+    struct activity *a;
+    struct talk *t;
+    int asked;
+    u64 now;
+
+    if (!has_payload(p) || is_ignored(slot, pod, p, p->target) || note_ping(skb, slot, p))
+        return;
+    now = bpf_ktime_get_ns();
+    t = p->proto == IPPROTO_TCP ? talk_of(&conn) : NULL;
+    if (t)
+        t->last_out = now;
+    a = activity_of(&key, WENT, &asked);
+    if (a)
+        a->last_out = now;
+    if (asked)
+        return;
+    /* Whatever comes to such a port unasked, a broadcast for instance, is not of the application's doing. */
+    key.port = 0;
+    a = activity.lookup(&key);
+    if (a)
+        a->last_out = now;
 }
 
 static __always_inline int is_syn(struct packet *p)
@@ -332,7 +383,7 @@ static __always_inline int ingress(struct __sk_buff *skb, int lo)
     }
     note_in(skb, slot, pod, &p);
     if (lo)
-        note_out(slot, pod, &p);
+        note_out(skb, slot, pod, &p);
 pass:
     if ((mark & MARK_MASK) == MARK_REPLAY) {
         id = mark & 0xffff;
@@ -360,7 +411,7 @@ int eth_out(struct __sk_buff *skb)
     struct packet p = {};
 
     if (parse(skb, &p))
-        note_out(slot, pods.lookup(&slot), &p);
+        note_out(skb, slot, pods.lookup(&slot), &p);
     return TC_ACT_UNSPEC;
 }
 

@@ -109,6 +109,11 @@ struct activity {
     u32 pad;
 };
 
+struct talk {
+    u64 last_in; /* CLOCK_MONOTONIC ns */
+    u64 last_out;
+};
+
 struct frag_key {
     u8 source[16];
     u8 target[16];
@@ -136,6 +141,10 @@ BPF_F_TABLE("array:" MAPS "/counts", u32, struct counts, counts, MAX_HOLDS, 0);
  * stands for all those that it has not asked for, whose own clocks are kept while there is room. */
 BPF_F_TABLE("hash:" MAPS "/activity", struct port_key, struct activity, activity, 65536, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("lru_hash:" MAPS "/passing", struct port_key, struct activity, passing, 16384, 0);
+/* Of each TCP connection, but without pings (pings.h), which count in the kernel's own clocks, struct tcp_info. */
+BPF_F_TABLE("lru_hash:" MAPS "/talks", struct conn_key, struct talk, talks, 16384, 0);
+/* By slot: whether the pod has seen pings, so that there is reason to look at `talks`. */
+BPF_F_TABLE("array:" MAPS "/pinged", u32, u32, pinged, 65536, 0);
 BPF_F_TABLE("lru_hash:" MAPS "/frags", struct frag_key, u32, frags, 1024, 0);
 /* For the daemon alone: who owns a slot, who owns a hold. */
 BPF_F_TABLE("hash:" MAPS "/pod_names", u32, struct name, pod_names, 65536, BPF_F_NO_PREALLOC);

@@ -58,12 +58,14 @@ HOLDS = Layout("holds", _U32, struct.Struct("=IIQI4x"))
 COUNTS = Layout("counts", _U32, struct.Struct("=QQQ"))
 ACTIVITY = Layout("activity", PORTS.key, struct.Struct("=QQI4x"))
 PASSING = Layout("passing", ACTIVITY.key, ACTIVITY.value)
+TALKS = Layout("talks", CONNS.key, struct.Struct("=QQ"))
+PINGED = Layout("pinged", _U32, _U32)
 FRAGS = Layout("frags", struct.Struct("=16s16sIHBx"), _U32)
 POD_NAMES = Layout("pod_names", _U32, _NAME)
 HOLD_NAMES = Layout("hold_names", _U32, _NAME)
 LAYOUTS = (
     *(PODS, PORTS, CONNS, NETWORKS, STREAMS, HOLDS, COUNTS),
-    *(ACTIVITY, PASSING, FRAGS, POD_NAMES, HOLD_NAMES),
+    *(ACTIVITY, PASSING, TALKS, PINGED, FRAGS, POD_NAMES, HOLD_NAMES),
 )
 
 
@@ -148,6 +150,13 @@ class Times(NamedTuple):
     last_in: int
     last_out: int
     first: int = 0
+
+
+class Talk(NamedTuple):
+    """struct talk: nanoseconds of CLOCK_MONOTONIC, 0 for never."""
+
+    last_in: int
+    last_out: int
 
 
 class Owner(NamedTuple):
@@ -336,5 +345,11 @@ class Maps:
         )
         self.activity = Map(fd(ACTIVITY), ACTIVITY, key=_PORT, value=times)
         self.passing = Map(fd(PASSING), PASSING, key=_PORT, value=times)
+        talk = (
+            lambda entry: TALKS.value.pack(*entry),
+            lambda data: Talk(*TALKS.value.unpack(data)),
+        )
+        self.talks = Map(fd(TALKS), TALKS, key=conn, value=talk)
+        self.pinged = Map(fd(PINGED), PINGED, key=_INDEX, value=_INDEX)
         self.pod_names = Map(fd(POD_NAMES), POD_NAMES, key=_INDEX, value=_OWNER)
         self.hold_names = Map(fd(HOLD_NAMES), HOLD_NAMES, key=_INDEX, value=_OWNER)

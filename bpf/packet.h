@@ -19,6 +19,7 @@ struct packet {
     u32 id;      /* of the datagram, if it is a fragment */
     u32 seq;
     u32 transport; /* offset of the TCP or UDP header */
+    u32 data;    /* offset of the payload of TCP */
     u32 payload; /* bytes behind the TCP or UDP header */
     u16 sport;
     u16 dport;
@@ -143,6 +144,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
     p->seq = bpf_ntohl(tcp.seq);
     p->flags = tcp.flags;
     at += (tcp.offset >> 4) * 4;
+    p->data = at;
     p->payload = end > at ? end - at : 0;
     return 1;
 }

@@ -19,6 +19,11 @@ PATIENCE = 10.0
 """Seconds between looks at what ends without traffic: a connection, a program that computes."""
 
 
+NOD = 5.0
+"""Seconds for which a container stays awake that was woken by a ping, if nothing else comes. The answer takes
+milliseconds; but clients that ping more often than that are best answered awake."""
+
+
 class Asks(enum.Enum):
     """Whose payload is a question that the other side answers."""
 
@@ -65,6 +70,7 @@ class Facts:
     Attributes:
         since: When it started or woke, which counts as activity.
         woke: When it last woke; 0 = not yet.
+        pinged: Whether a ping was all that woke it.
         seen: Its ports and connections.
         ignored: Connections of peers, or to ports, that the policy ignores.
         unsent: Bytes on their way to its peers. Asleep it would not send them, and an ACK does not wake.
@@ -80,6 +86,7 @@ class Facts:
 
     since: float
     woke: float = 0.0
+    pinged: bool = False
     seen: tuple[Seen, ...] = ()
     ignored: tuple[Seen, ...] = ()
     unsent: int = 0
@@ -122,11 +129,12 @@ def decide(now: float, facts: Facts, policy: Policy) -> Idle | Busy:
         if asked and now < asked + policy.max_request:
             until = min(now + scaledown, asked + policy.max_request)
             return Busy(until, because + _shown(where))
+    since = facts.since - max(0.0, scaledown - NOD) if facts.pinged else facts.since
     latest = max(facts.seen, key=lambda seen: seen.last, default=Seen(0.0, 0.0))
-    traffic = max(facts.since, latest.last)
+    traffic = max(since, latest.last)
     last = max(traffic, facts.worked)
     if now < last + scaledown:
-        where = _shown(latest.where) if latest.last > facts.since else ""
+        where = _shown(latest.where) if latest.last > since else ""
         because = f"last traffic {now - last:.0f} s ago{where}"
         return Busy(last + scaledown, facts.work if last > traffic else because)
     if facts.unsent and now < last + policy.max_request:

@@ -138,6 +138,7 @@ class Lookout:
         facts = idle.Facts(
             since=container.active,
             woke=container.woke,
+            pinged=container.life.cause == "tcp-ping",
             seen=seen.seen(),
             ignored=seen.ignored(),
             unsent=seen.unsent(ignored=False),

@@ -101,16 +101,35 @@ class Traffic:
             yield Seen(times.last_in / CLOCK, times.last_out / CLOCK, asks, where)
 
     def _talks(self, *, ignored: bool) -> Iterator[Seen]:
-        yield from map(self._talk, self._connections(ignored=ignored))
+        found = list(self._connections(ignored=ignored))
+        pinged = self._container.pod.talks(one.connection() for one in found if one.talk)
+        for one in found:
+            times = pinged.get(one.connection())
+            yield self._talk_between_pings(one, times) if times else self._talk(one)
 
     def _talk(self, found: Socket) -> Seen:
         came, went = (found.talk.last_in, found.talk.last_out) if found.talk else (None, None)
         return Seen(
             self._now - came if came is not None else 0.0,
             self._now - went if went is not None else 0.0,
-            Asks.PEER if self._serves(found) else Asks.APPLICATION,
+            self._asks(found),
             f"tcp with {_shown(found.remote)}",
         )
+
+    def _talk_between_pings(self, found: Socket, times: Activity) -> Seen:
+        """By the datapath's clocks: the kernel's own know no pings."""
+        came, went = times.last_in / CLOCK, times.last_out / CLOCK
+        # What was before a sleep is over; the kernel's clocks begin anew with a restore.
+        asleep = self._container.quiet if self._container.woke > self._container.quiet else 0.0
+        return Seen(
+            came if came > asleep else 0.0,
+            went if went > asleep else 0.0,
+            self._asks(found),
+            f"tcp with {_shown(found.remote)}",
+        )
+
+    def _asks(self, found: Socket) -> Asks:
+        return Asks.PEER if self._serves(found) else Asks.APPLICATION
 
     def _activity(self) -> dict[Port, Activity]:
         """By port: those that are heeded, those from which it calls others, and those from which it did.

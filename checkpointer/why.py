@@ -13,6 +13,7 @@ CAUSES = {
     "asked": "somebody ran `zeropod`",
     "tcp-connect": "a client opened a connection",
     "tcp-data": "data came on a connection from before the sleep",
+    "tcp-ping": "a client's protocol asked whether it is there (WebSocket, HTTP/2, MQTT or AMQP)",
     "udp": "a datagram came",
     "exec": "a program was started in it (kubectl exec, or an exec probe)",
     "signal": "it was sent a signal, for instance by a pod deletion",

@@ -140,6 +140,17 @@ class Pod:
         chosen = (port for port in ports if low <= port.number <= high)
         return clocks.callers(self._state, chosen)
 
+    def talks(self, connections: Iterable[Connection]) -> dict[Connection, Activity]:
+        """Return when each TCP connection last saw payload that was no ping, where the pod has seen pings at all.
+
+        Connections without any since the programs are there are left out.
+        """
+        tables = self._state.registry.maps
+        if not tables.pinged.get(self._state.slot.number):
+            return {}
+        found = ((one, tables.talks.get(self._state.connection_key(one))) for one in connections)
+        return {connection: Activity(*times) for connection, times in found if times}
+
     @property
     def ignored(self) -> Ignored:
         """Whose traffic is neither activity nor a wake."""

@@ -70,7 +70,7 @@ class Activity(NamedTuple):
 class Wake(NamedTuple):
     """Why a sleeping container is to be woken."""
 
-    kind: Literal["tcp-connect", "tcp-data", "udp"]
+    kind: Literal["tcp-connect", "tcp-data", "tcp-ping", "udp"]
     source: str
     """Who sent it: "10.0.0.1:4242" or "[fd00::1]:4242"."""
     port: Port

@@ -11,6 +11,7 @@ from collections.abc import Container, Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from redirector import pings
 from redirector.endpoints import Port, Stream, Wake
 from redirector.ignored import Ignored
 
@@ -58,6 +59,8 @@ class Frame(NamedTuple):
     seq: int
     payload: int
     """Bytes behind the TCP or UDP header."""
+    ping: bool = False
+    """The payload only asks, or says, that somebody is there."""
 
     def is_syn(self) -> bool:
         """Tell whether this opens a new connection."""
@@ -140,8 +143,11 @@ def _parse(frame: bytes) -> Frame | None:
     if proto == "udp":
         return Frame(proto, *ends, net.kind, net.ident, 0, 0, max(net.end - net.offset - 8, 0))
     seq, size, flags = struct.unpack_from(">4xI4xBB", frame, net.offset)
-    payload = max(net.end - net.offset - (size >> 4) * 4, 0)
-    return Frame(proto, *ends, net.kind, net.ident, flags, seq, payload)
+    data = net.offset + (size >> 4) * 4
+    payload = max(net.end - data, 0)
+    whole = net.kind == WHOLE and payload <= pings.LONGEST
+    ping = whole and pings.is_ping(frame[data : net.end])
+    return Frame(proto, *ends, net.kind, net.ident, flags, seq, payload, ping)
 
 
 def parse(frame: bytes) -> Frame | None:
@@ -193,5 +199,5 @@ class Claims(NamedTuple):
             return None
         ends = frame.target, frame.source
         if ends in self.connections and frame.brings(self.connections[ends]):
-            return Wake("tcp-data", str(frame.source), port)
+            return Wake("tcp-ping" if frame.ping else "tcp-data", str(frame.source), port)
         return None

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes.pings import OTHERS, PINGS
 from node.datapath_lab import (
     ANY,
     CLIENT,
@@ -616,6 +617,32 @@ def test_keepalives_and_goodbyes_are_no_activity(lab: Lab, pod: Pod):
     end.close()
     time.sleep(0.05)
     assert pod.activity([tcp(listener)])[tcp(listener)] == (0, 0)
+
+
+@both_families
+def test_pings_are_no_activity(lab: Lab, pod: Pod, family: int):
+    """What only asks whether somebody is there moves no clock, of port or connection; anything else moves both."""
+    listener = lab.serve(family)
+    port = tcp(listener)
+    peer, end = lab.connect(listener)
+    mine = connection_of(peer)
+    assert pod.talks([mine]) == {}
+    for ping in PINGS.values():
+        peer.sendall(ping)
+        assert end.recv(200) == ping
+        end.sendall(ping)
+        assert peer.recv(200) == ping
+        assert pod.activity([port])[port] == (0, 0), ping
+        assert pod.talks([mine]) == {}, ping
+    for number, other in enumerate(filter(None, OTHERS.values())):
+        start = time.monotonic_ns()
+        peer.sendall(other)
+        assert end.recv(200) == other
+        assert pod.activity([port])[port].last_in > start, other
+        assert pod.talks([mine])[mine] == pod.activity([port])[port], number
+    end.sendall(b"out")
+    assert peer.recv(10) == b"out"
+    assert pod.talks([mine])[mine].last_out > pod.talks([mine])[mine].last_in
 
 
 def test_activity_on_lo_is_of_the_listeners_port(lab: Lab, pod: Pod):

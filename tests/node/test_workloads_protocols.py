@@ -83,14 +83,83 @@ def test_a_websocket_with_tcp_keepalives(pods: Pods) -> None:
     one = echoes(pods, scaledown="1s")
     sock = socket.create_connection((one.ip, 8080))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT):
-        sock.setsockopt(socket.IPPROTO_TCP, option, 1)
+    # A busy machine may stand still for some seconds.
+    for option, value in (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 10)):
+        sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     with connect(f"ws://{one.ip}:8080", sock=sock, ping_interval=None) as websocket:
         for number in (1, 2):
             websocket.send("hello")
             assert websocket.recv(ENOUGH) == f"{number} hello"
             one.reach("ASLEEP")
             one.sleeps_on(4.0)
+    one.check()
+
+
+def test_a_server_that_pings_is_not_kept_awake_by_it(pods: Pods) -> None:
+    """A WebSocket over which only the server's pings and the client's pongs go sleeps, and lives on."""
+    one = echoes(pods, 0.3, scaledown="2s")
+    with connect(f"ws://{one.ip}:8080", ping_interval=None) as websocket:
+        for number in (1, 2):
+            websocket.send("hello")
+            assert websocket.recv(ENOUGH) == f"{number} hello"
+            one.reach("ASLEEP")
+            one.sleeps_on(3.0)
+    one.check()
+
+
+def test_a_client_that_pings_is_answered(pods: Pods) -> None:
+    """A client's ping wakes, since who hears nothing hangs up; then the pod sleeps until the next one."""
+    one = echoes(pods, scaledown="1s")
+    with connect(f"ws://{one.ip}:8080", ping_interval=5.0, ping_timeout=4.0) as websocket:
+        websocket.send("hello")
+        assert websocket.recv(ENOUGH) == "1 hello"
+        for number in (1, 2, 3):
+            one.reach("ASLEEP")
+            one.woke("tcp-ping", number)
+        websocket.send("hello")
+        assert websocket.recv(ENOUGH) == "2 hello"
+    one.check()
+
+
+@pytest.mark.annotation("max-request")
+def test_an_mqtt_session_does_not_pin_its_pod(pods: Pods) -> None:
+    """Published at quality of service 0 nothing is answered; after max-request, and between pings, the pod sleeps."""
+    wish = {"zeropod.ctrox.dev/max-request": "2s"}
+    one = banners(pods, scaledown="1s", annotations=wish)
+    with socket.create_connection((one.ip, 1883), timeout=ENOUGH) as session:
+        session.sendall(b"\x10\x0c\0\4MQTT\4\2\0\x3c\0\0")
+        assert session.recv(99) == b"\x20\2\0\0"
+        session.sendall(b"\x30\4\0\1ta")
+        before = time.monotonic()
+        one.reach("ASLEEP")
+        assert time.monotonic() - before > 1.5
+        for number in (1, 2):
+            session.sendall(b"\xc0\0")
+            assert session.recv(99) == b"\xd0\0"
+            one.woke("tcp-ping", number)
+            one.reach("ASLEEP")
+        session.sendall(b"\x82\x06\0\1\0\1t\0")
+        assert session.recv(99).endswith(b"\0\1t1")
+        assert one.reach("RUNNING")["wake_cause"] == "tcp-data"
+    one.check()
+
+
+def test_an_http2_session_does_not_pin_its_pod(pods: Pods) -> None:
+    """A gRPC channel that is kept open after a call sleeps with its pod, pings of its client included."""
+    one = echoes(pods, scaledown="1s")
+    options = [
+        ("grpc.keepalive_time_ms", 5000),
+        ("grpc.keepalive_timeout_ms", 4000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    with grpc.insecure_channel(f"{one.ip}:50051", options) as channel:
+        call = channel.unary_unary("/test.Echo/Once")
+        assert call(b"hello", timeout=ENOUGH) == b"hello"
+        for number in (1, 2):
+            one.reach("ASLEEP")
+            one.woke("tcp-ping", number)
+        assert call(b"again", timeout=ENOUGH) == b"again"
     one.check()
 
 

@@ -34,7 +34,11 @@ class Echo(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(lambda request, _: request)
 
 
-server = grpc.server(futures.ThreadPoolExecutor(8), handlers=[Echo()])
+options = [
+    ("grpc.http2.min_ping_interval_without_data_ms", 100),
+    ("grpc.http2.max_ping_strikes", 0),
+]
+server = grpc.server(futures.ThreadPoolExecutor(8), handlers=[Echo()], options=options)
 server.add_insecure_port("0.0.0.0:50051")
 server.start()
 with serve(echo, "0.0.0.0", 8080, ping_interval=PINGS, ping_timeout=None) as sockets:

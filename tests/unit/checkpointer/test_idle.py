@@ -33,6 +33,14 @@ def test_starting_and_waking_count_as_activity():
     assert when(110.0, since=50.0) == Idle()
 
 
+def test_a_ping_keeps_awake_for_seconds_only():
+    """Who was woken by a ping and hears nothing else sleeps again soon; a shorter duration stays as it is."""
+    assert isinstance(when(104.0, since=100.0, pinged=True), Busy)
+    assert when(105.0, since=100.0, pinged=True) == Idle()
+    assert isinstance(when(105.0, Seen(101.0, 102.0), since=100.0, pinged=True), Busy)
+    assert when(102.0, since=100.0, scaledown=2.0, pinged=True) == Idle()
+
+
 def test_a_request_without_an_answer_keeps_it_awake_for_ten_minutes():
     """A 90 s request is not cut; a client that never gets an answer is not waited for for ever."""
     assert isinstance(when(190.0, Seen(100.0, 50.0)), Busy)

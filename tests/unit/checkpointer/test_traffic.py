@@ -21,8 +21,11 @@ def connection(number, talk=None, *, port=80, state=State.ESTABLISHED, unsent=0)
     return Socket("tcp", state, *ends, number, 0, unsent, talk)
 
 
-def container(*, policy=None, alone=True, callers=(), **activity):
-    """What `traffic` needs of one: its ports, and the datapath's clocks by port (seconds ago)."""
+def container(*, policy=None, alone=True, callers=(), talks=None, quiet=0.0, woke=0.0, **activity):
+    """What `traffic` needs of one: its ports, and the datapath's clocks by port (seconds ago).
+
+    `talks` are its clocks by number of the connection, if there were pings; `quiet` and `woke` are seconds ago.
+    """
     now = time.monotonic_ns()
     policy = Policy(**policy or {})
     clocks = {
@@ -36,11 +39,23 @@ def container(*, policy=None, alone=True, callers=(), **activity):
         activity=lambda asked, kept: {port: clocks.get(port, Activity(0, 0)) for port in asked},
         callers=lambda doubtful: doubtful & frozenset(callers),
         ignored=Ignored.of(policy.ignore_from),
+        talks=lambda asked: {
+            one: Activity(*(now - int(1e9 * ago) for ago in talks[one.remote_port - 50000]))
+            for one in asked
+            if one.remote_port - 50000 in (talks or {})
+        },
     )
     heeded = frozenset(filter(policy.heeds, ports))
     record = types.SimpleNamespace(policy=policy)
+    slept, awake = (now / 1e9 - ago if ago else 0.0 for ago in (quiet, woke))
     return types.SimpleNamespace(
-        ports=ports, heeded=heeded, pod=pod, record=record, alone=lambda: alone
+        ports=ports,
+        heeded=heeded,
+        pod=pod,
+        record=record,
+        quiet=slept,
+        woke=awake,
+        alone=lambda: alone,
     )
 
 
@@ -67,6 +82,26 @@ def test_a_client_that_still_waits_is_found_behind_one_that_was_answered():
 def test_a_connection_that_never_spoke_asks_nothing():
     """Open and silent, or restored: no request."""
     assert judge(container(p80=(20.1, 20.0)), connection(2, Talk(None, None))) == Idle()
+
+
+def test_pings_are_no_traffic_on_their_connection():
+    """The kernel's clocks of a connection count them, the datapath's do not; it knows who still waits, too."""
+    pinged = connection(2, Talk(last_in=0.1, last_out=0.1))
+
+    assert judge(container(p80=(20.1, 20.0), talks={2: (20.1, 20.0)}), pinged) == Idle()
+    assert isinstance(judge(container(p80=(20.1, 20.0)), pinged), Busy)
+    assert isinstance(judge(container(p80=(20.1, 20.0), talks={2: (30.0, 40.0)}), pinged), Busy)
+
+
+def test_what_was_asked_before_a_sleep_is_asked_no_more():
+    """A connection's clocks begin anew with a wake, but what woke it counts, which came right before."""
+    pinged = connection(2, Talk(last_in=0.1, last_out=0.1))
+    slept = {"quiet": 60.0, "woke": 29.9}
+
+    assert judge(container(p80=(20.1, 20.0), talks={2: (90.0, 99.0)}, **slept), pinged) == Idle()
+    assert isinstance(
+        judge(container(p80=(20.1, 20.0), talks={2: (30.0, 99.0)}, **slept), pinged), Busy
+    )
 
 
 def test_the_port_tells_what_falls_into_one_tick_of_the_connections_clock():

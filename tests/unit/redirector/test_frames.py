@@ -151,6 +151,7 @@ def test_what_is_neither_tcp_nor_udp_is_nothing(raw: bytes):
     [
         (segment(SYN), Wake("tcp-connect", "10.0.0.1:4242", Port("tcp", 6379))),
         (segment(PSH | ACK, b"x"), Wake("tcp-data", "10.0.0.1:4242", Port("tcp", 6379))),
+        (segment(PSH | ACK, b"\xc0\0"), Wake("tcp-ping", "10.0.0.1:4242", Port("tcp", 6379))),
         (segment(FIN | ACK, b"bye"), Wake("tcp-data", "10.0.0.1:4242", Port("tcp", 6379))),
         (
             ipv4(udp_header(9, 53), UDP),
@@ -161,7 +162,7 @@ def test_what_is_neither_tcp_nor_udp_is_nothing(raw: bytes):
             Wake("udp", "10.0.0.1:9", Port("udp", 53)),
         ),
     ],
-    ids=["syn", "payload", "payload-and-fin", "datagram", "first-fragment"],
+    ids=["syn", "payload", "ping", "payload-and-fin", "datagram", "first-fragment"],
 )
 def test_reasons_to_wake(raw: bytes, wake: Wake):
     """A new connection, bytes on an open one, a datagram: each with its source and port."""
