@@ -46,6 +46,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -98,6 +99,7 @@ struct request {
 
 static struct pollfd clients[1 + MOST_CLIENTS]; // the first is the listening socket
 static int n_clients = 1;
+static int most_clients = 1; // so that what a request brings finds room
 static int own_pid_namespace = -1;
 static int guarded;
 
@@ -419,6 +421,15 @@ static void drop_client(int i)
 	clients[i] = clients[--n_clients];
 }
 
+// There are no more descriptors: the oldest client that says nothing gives its own. Without one we wait for others' to go.
+static void make_room(void)
+{
+	if (n_clients > 1)
+		drop_client(1);
+	else
+		poll(NULL, 0, 20);
+}
+
 static void accept_client(void)
 {
 	struct ucred peer;
@@ -428,13 +439,15 @@ static void accept_client(void)
 	if (fd < 0) {
 		if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EOPNOTSUPP)
 			die(EXIT_SYSTEM, "cannot accept on", "CRIU_ZYGOTE_FD");
+		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+			make_room(); // it is still there for poll
 		return;
 	}
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != 0) {
 		close(fd);
 		return;
 	}
-	if (n_clients > MOST_CLIENTS)
+	while (n_clients > most_clients)
 		drop_client(1); // the oldest ones that say nothing make room
 	clients[n_clients++] = (struct pollfd){ fd, POLLIN, 0 };
 }
@@ -491,6 +504,15 @@ static int above(int fd)
 	return copy;
 }
 
+static void count_descriptors(void)
+{
+	struct rlimit files;
+	long left = getrlimit(RLIMIT_NOFILE, &files) == 0 ? (long)files.rlim_cur - OURS - MOST_FDS - 4 : 0;
+
+	if (left > 1)
+		most_clients = left < MOST_CLIENTS ? (int)left : MOST_CLIENTS;
+}
+
 static void read_kdat(const char *path)
 {
 	struct stat file;
@@ -536,6 +558,7 @@ __attribute__((constructor)) static void zygote(void)
 	if (only_test)
 		_exit(0);
 	guarded = getenv("CRIU_ZYGOTE_GUARD") != NULL;
+	count_descriptors();
 	clients[0] = (struct pollfd){ above(atoi(listening)), POLLIN, 0 };
 	fcntl(clients[0].fd, F_SETFL, O_NONBLOCK); // a client may be gone again when we come to accept it
 	own_pid_namespace = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);

@@ -216,6 +216,33 @@ def test_a_silent_client_delays_nobody(zygote: Zygote, images: Path) -> None:
     assert zygote.request(b"d", [os.open(images, os.O_RDONLY)]).step == 0
 
 
+def test_without_descriptors_it_serves_and_rests(
+    bundle: Bundle, images: Path, tmp_path: Path
+) -> None:
+    """When silent clients have taken every descriptor the oldest make room, and nothing is tried over and over."""
+    one = Zygote(
+        bundle, tmp_path / "few.sock", prefix=("/bin/sh", "-c", 'ulimit -n 72; exec "$@"', "sh")
+    )
+    try:
+        silent = [one.connect() for _ in range(20)]
+        directory = os.open(images, os.O_RDONLY)
+        answer = one.request(b"d", [directory])
+        os.close(directory)
+        assert answer.step == 0
+        before = cpu_ticks(one.process.pid)
+        time.sleep(0.5)
+        assert cpu_ticks(one.process.pid) - before < 0.2 * os.sysconf("SC_CLK_TCK")
+        assert silent[0].recv(1) == b""  # hung up on
+    finally:
+        one.close()
+
+
+def cpu_ticks(pid: int) -> int:
+    """What a process has computed so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def test_a_lost_log_does_not_end_it(bundle: Bundle, tmp_path: Path) -> None:
     """Refusing a request when nobody reads its stderr any more does not end the zygote."""
     read_end, write_end = os.pipe()
