@@ -57,8 +57,9 @@ TABLE = (
         field="scaledown",
         text="How long a container must be idle before it sleeps; 0 = it never sleeps by itself. Idle means: no "
         "payload on its ports and connections in either direction, nobody waiting for an answer, hardly any CPU used "
-        "(`cpu-threshold`), no exec session. A session that is pinged more often than this stays awake; make it "
-        "shorter than the interval (an MQTT client's is often 60 s), and the container sleeps in between.",
+        "(`cpu-threshold`), no exec session. Pings of WebSocket, HTTP/2, MQTT and AMQP are no payload, unless TLS "
+        "hides them: such a session, pinged more often than this, stays awake. Asleep a client's ping wakes, and the "
+        "container sleeps again five seconds later.",
     ),
     Annotation(
         name="pre-dump",
