@@ -26,6 +26,7 @@ from checkpointer.errors import RestoreError
 from checkpointer.images import Image
 from checkpointer.kinds import Kind
 from checkpointer.manifest import Manifest
+from checkpointer.stall import PATIENCE, Advice, Stall
 from checkpointer.worker import Worker
 from checkpointer.zygote import Zygotes
 
@@ -203,7 +204,10 @@ class Drain:
             return ""
 
     def wait(self, timeout: float | None = None) -> Drained:
-        """Wait for the end, keeping up with userfaultfds that appear when the application forks."""
+        """Wait for the end, keeping up with userfaultfds that appear when the application forks.
+
+        A page daemon that hangs is ended: the application is blocked, or will be, and can be restored once more.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             pidfd = os.pidfd_open(self.pid)
@@ -212,9 +216,11 @@ class Drain:
         try:
             poll = select.poll()  # select(2) cannot take descriptors above 1023
             poll.register(pidfd, select.POLLIN)
+            stall = Stall(time.monotonic())
             while processes.alive(self.pid, self._started):
                 if poll.poll(1000 * _LOOK):
                     break
+                self._keep_going(stall, pidfd)
                 if self._guardian is not None:
                     with contextlib.suppress(RestoreError):
                         self.hold()
@@ -223,6 +229,15 @@ class Drain:
         finally:
             os.close(pidfd)
         return self.state()
+
+    def _keep_going(self, stall: Stall, pidfd: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            advice = stall.look(self.pid, time.monotonic())
+            if advice is Advice.WAKE:
+                signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+            elif advice is Advice.END:
+                _log.error("drain.hung", extra={"pid": self.pid, "seconds": PATIENCE})
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def abandon(self) -> None:
         """End page daemon and guardian: only when the application is gone, else it would read zeros."""

@@ -119,6 +119,12 @@ def _stat(pid: int) -> list[str]:
     return _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
+def work(pid: int) -> tuple[str, int]:
+    """Return a process's state, as a letter, and the clock ticks that it has computed."""
+    fields = _stat(pid)
+    return fields[0], int(fields[11]) + int(fields[12])
+
+
 def start_time(pid: int) -> int:
     """Return when the process started, in clock ticks since boot: with the pid, its identity."""
     return int(_stat(pid)[19])
