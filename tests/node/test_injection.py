@@ -18,7 +18,7 @@ from node import sleepers
 
 from dev import cri
 from dev.runtime import SOCKET
-from nri_plugin import injection
+from nri_plugin import injection, seccomp
 from ttrpc import messages
 
 WANTED = {"zeropod.ctrox.dev/scaledown-duration": "0"}
@@ -304,10 +304,10 @@ def test_refused_containers_run_plain_and_say_why(
     assert untouched(stored(container))
 
 
-def test_the_stored_spec_differs_in_three_things_only(
+def test_the_stored_spec_differs_in_four_things_only(
     pods: Callable[..., cri.Pod], stored: Callable[[cri.Container], Any]
 ) -> None:
-    """Args, one mount, one annotation: undone, the record is the one of an unwanted twin."""
+    """Args, one mount, one annotation, io_uring: undone, the record is the one of an unwanted twin."""
     specs = []
     for wish in ({}, WANTED):
         pod = pods("twin", annotations=wish)
@@ -320,6 +320,8 @@ def test_the_stored_spec_differs_in_three_things_only(
     assert changed["process"]["args"] == ["/.zeropod/init", "--", *FOREVER]
     assert json.loads(changed["annotations"].pop(injection.MARK)) == FOREVER
     assert changed["mounts"].pop()["destination"] == "/.zeropod"
+    profile = plain["linux"].pop("seccomp", None)
+    assert changed["linux"].pop("seccomp") == seccomp.without(profile, seccomp.IO_URING)
     changed["process"]["args"] = FOREVER
     assert changed == plain
 
