@@ -77,8 +77,10 @@ def opened(container: Container, engine: Engine) -> None:
     hold, container.hold = container.hold, None
     try:
         if hold is not None:
-            hold.replay()
-            hold.close()
+            try:
+                hold.replay()
+            finally:
+                hold.close()  # else what is in the maps would go on holding
     finally:
         engine.execs.release(container.record.id)
 
