@@ -79,7 +79,7 @@ def finish(container: Container, application: int | None) -> None:
     """Bring an end that was ordered to its end.
 
     Raises:
-        errors.CheckpointerError: The application, or something that it has forked, cannot be ended.
+        errors.CheckpointerError: The application cannot be ended.
     """
     supervisor, cell = container.supervisor, container.cell
     try:
@@ -92,7 +92,11 @@ def finish(container: Container, application: int | None) -> None:
         supervisor.sweep()
         if not supervisor.reaches(State.OFF, GRACE):
             raise errors.SupervisorError("the application's end was not noticed by the supervisor")
-    except errors.CheckpointerError:
+    except errors.CheckpointerError as error:
+        if supervisor.state() is State.OFF:
+            # Awake it would be a container without an application. What it has forked is ended before the next start.
+            log.warning("end.left", extra={"reason": error.reason})
+            return
         if supervisor.state() is State.ENDING:
             supervisor.tell(Signal.RESUME, State.RUN)
         raise

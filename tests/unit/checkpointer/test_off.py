@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from checkpointer import off
+from checkpointer import errors, off
 from checkpointer.supervisor import State
 from redirector.endpoints import Port
 
@@ -111,3 +111,22 @@ def test_an_application_that_ends_while_it_starts_is_not_waited_for(clock, monke
     off.start(one, mock.Mock())
 
     assert clock.seconds < 101
+
+
+@pytest.mark.parametrize(
+    ("state", "resumed"), [(State.OFF, False), (State.ENDING, True), (State.RUN, False)]
+)
+def test_an_application_that_has_ended_is_off_whatever_is_left_of_it(state, resumed):
+    """A fork that waits for a dead disk cannot be killed; the container must not stay without an application for it."""
+    control = mock.Mock()
+    control.state.return_value = state
+    cell = mock.Mock()
+    cell.kill.side_effect = errors.CellError("a process cannot be killed")
+    container = mock.Mock(supervisor=control, cell=cell)
+    if state is State.OFF:
+        off.finish(container, None)
+    else:
+        with pytest.raises(errors.CellError):
+            off.finish(container, None)
+
+    assert control.tell.called == resumed
