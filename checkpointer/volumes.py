@@ -68,9 +68,13 @@ def mend(directory: Path, pid: int) -> list[str]:
     for _, entry in held.entries((directory / "files.img").read_bytes()):
         if not entry.HasField("reg") or not _on(entry.reg.name, points):
             continue
-        if entry.reg.flags & os.O_ACCMODE == os.O_WRONLY and stat.S_ISREG(entry.reg.mode):
+        mode = entry.reg.mode
+        if entry.reg.flags & os.O_ACCMODE == os.O_WRONLY and stat.S_ISREG(mode):
+            # Its new owner need not be the one that gave these bits, and may be root.
+            if mode & (stat.S_ISUID | stat.S_ISGID):
+                continue
             with contextlib.suppress(FileExistsError):
-                _create(pid, entry.reg.name, stat.S_IMODE(entry.reg.mode))
+                _create(pid, entry.reg.name, stat.S_IMODE(mode))
                 made.append(entry.reg.name)
     return made
 

@@ -78,14 +78,17 @@ def test_what_the_kubelet_replaces_is_refused(entry: Any) -> None:
 
 
 def test_logs_that_were_rotated_are_made_again(tmp_path: Path) -> None:
-    """Those that were only written to, with their mode; one that can be read is not replaced by an empty one."""
+    """Those that were only written to, with their mode; one that can be read, or gives rights, is not replaced."""
     there = tmp_path / "there"
     there.write_text("old")
+    privileged = regular(str(tmp_path / "setuid"), os.O_WRONLY)
+    privileged.reg.mode = stat.S_IFREG | stat.S_ISUID | 0o777
     entries = [
         regular(str(tmp_path / "log"), os.O_WRONLY | os.O_APPEND),
         regular(str(tmp_path / "database"), os.O_RDWR),
         regular(str(there), os.O_WRONLY),
         regular("/elsewhere/log", os.O_WRONLY),
+        privileged,
     ]
     (tmp_path / "files.img").write_bytes(image(*entries))
     points = volumes.mount_points
@@ -98,3 +101,4 @@ def test_logs_that_were_rotated_are_made_again(tmp_path: Path) -> None:
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o640
     assert there.read_text() == "old"
     assert not (tmp_path / "database").exists()
+    assert not (tmp_path / "setuid").exists()  # it would be the folder's owner's
