@@ -244,6 +244,7 @@ def test_an_image_that_turns_out_larger(pods: Pods) -> None:
         one.unharmed()
 
 
+@pytest.mark.annotation("max-image-size")
 def test_an_image_that_is_too_large_for_its_owner(pods: Pods) -> None:
     """An application that has more memory than its pod allows for an image stays awake, and `why` names the annotation."""
     pod = pods(
@@ -324,7 +325,7 @@ def test_a_limit_that_leaves_no_room(pods: Pods, level: str) -> None:
     with one.talk() as talk:
         talk.ask("memory.update(a=1)")
         one.sleep()
-        before = limit.read_text()
+        before = limit.read_text().strip()
         limit.write_text(str(12 << 20))
         try:
             talk.send("memory['a'], len(ballast)")
@@ -333,7 +334,8 @@ def test_a_limit_that_leaves_no_room(pods: Pods, level: str) -> None:
             assert str(limit.parent) in one.why()
             one.unharmed()
         finally:
-            limit.write_text("-1" if int(before) >= 1 << 60 else before)
+            # Version 1 does not take what it prints when there is none.
+            limit.write_text("-1" if before.isdigit() and int(before) >= 1 << 60 else before)
         assert talk.answer() == [1, 16 << 20]
     assert one.reach("RUNNING")["kind"] == ""
     one.unharmed()
