@@ -71,8 +71,6 @@ class Actor:
         if self.container.life.state is State.ASLEEP:
             self.container.tally.asleep_since = time.time()
             self._doorbell.listen()
-        elif self.container.life.state is State.FROZEN:
-            self._doorbell.listen()
         elif self.container.life.state is State.RUNNING:
             self._lookout.look_in(0.0)
         if self.container.drain is not None:

@@ -58,6 +58,8 @@ def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[li
         case Verdict.RUNNING:
             return _awake(container), []
         case Verdict.RESUME:
+            if container.supervisor.state() is supervisor.State.FROZEN:
+                container.cell.thaw()
             container.supervisor.tell(supervisor.Signal.RESUME, supervisor.State.RUN)
             return _awake(container), []
         case Verdict.ASLEEP:
@@ -71,8 +73,6 @@ def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[li
         case Verdict.STARTING:
             _off(container, engine)
             return container, [lifecycle.WakeAsked("adopted")]
-        case Verdict.FROZEN:
-            return _frozen(container, engine), []
         case Verdict.RESTORE:
             restore.kill_tree(container.target)
             return _asleep(container, engine), [lifecycle.WakeAsked("adopted")]
@@ -99,7 +99,6 @@ def _judge(container: Container, engine: Engine) -> Verdict:
             application is not None,
             control.state(),
             image.fence_state() if image is not None else None,
-            frozen=control.state() is supervisor.State.FROZEN and container.cell.frozen,
             held=bool(container.record.policy.disable_checkpointing and _held(container, engine)),
         )
     )
@@ -155,13 +154,3 @@ def _off(container: Container, engine: Engine) -> tuple[Container, list[lifecycl
     container.life = Life(State.ASLEEP, cause="adopted")
     known = container.ports or container.record.policy.portless
     return container, [] if known else [lifecycle.WakeAsked("adopted")]
-
-
-def _frozen(container: Container, engine: Engine) -> Container:
-    application = container.supervisor.application()
-    if application is None:
-        raise ProcessLookupError(container.record.pid)
-    container.mode = Mode.FROZEN
-    frost.adopt(container, engine, application)
-    container.life = Life(State.FROZEN, cause="adopted")
-    return container

@@ -104,21 +104,6 @@ def thaw(container: Container, engine: Engine) -> None:
     dissolve(container)
 
 
-def adopt(container: Container, engine: Engine, application: int) -> None:
-    """Hold again for an application that was found frozen.
-
-    Raises:
-        errors.CheckpointerError, OSError: It cannot be held.
-    """
-    doors.survey(container, application)
-    own = processes.socket_inodes(processes.tree(application))
-    connections = sockets.connections(sockets.table(application), own)
-    container.hold = container.pod.adopt(
-        container.record.id, container.ports, connections, container.unheeded, live=True
-    )
-    engine.execs.hold(container.record.id, container.record.pid)
-
-
 def dissolve(container: Container) -> None:
     """Let the application go back to its container's cgroup, if it has one of its own."""
     try:

@@ -17,12 +17,11 @@ class Verdict(enum.Enum):
     RUNNING = enum.auto()  # it runs; an image is stale
     RESUME = (
         enum.auto()
-    )  # a sleep was cut off before its kill, or a wake after its restore: tell the supervisor
+    )  # a sleep was cut off before its kill, a wake after its restore, or it stands still: go on
     ASLEEP = enum.auto()  # hold its packets again
     OFF = enum.auto()  # hold its packets again; no image is wanted
     END = enum.auto()  # an end was cut off: bring it to its end
     STARTING = enum.auto()  # it was being started afresh: let its packets in when it listens
-    FROZEN = enum.auto()  # it stands still: hold its packets again
     RESTORE = enum.auto()  # a restore was cut off before anything of it ran: wake it
     EXITED = enum.auto()  # it ended by itself; the exit is on its way
     LOST = enum.auto()  # must be impossible
@@ -36,14 +35,12 @@ class Found:
         application: Whether the supervisor has a living application.
         supervisor: Its published state.
         fence: How far the committed image was used; None if there is no image.
-        frozen: Whether the application stands still in its cgroup.
         held: Whether packets are held for an application that is started afresh instead of restored.
     """
 
     application: bool
     supervisor: Supervisor
     fence: Fence | None = None
-    frozen: bool = False
     held: bool = False
 
 
@@ -53,11 +50,10 @@ def judge(found: Found) -> Verdict:
         return Verdict.OFF
     if found.supervisor is Supervisor.ENDING:
         return Verdict.END
-    if found.supervisor is Supervisor.FROZEN and found.frozen:
-        return Verdict.FROZEN
     at_rest = found.supervisor in {Supervisor.ARMED, Supervisor.ASLEEP}
     if found.application:
         if found.supervisor is Supervisor.FROZEN:
+            # Nobody knows whether the last look at its sockets was taken, and it costs little to let it go on.
             return Verdict.RESUME
         if found.supervisor is Supervisor.RUN and found.held:
             return Verdict.STARTING

@@ -190,8 +190,6 @@ class Pod:
         connections: Iterable[Connection],
         quiet: Iterable[Port] = (),
         streams: Mapping[Connection, Stream] = MappingProxyType({}),
-        *,
-        live: bool = False,
     ) -> Hold:
         """Make the hold of a container that was put to sleep by a process that is gone.
 
@@ -204,7 +202,7 @@ class Pod:
             hold = self._make(container_id)
             if former is not None:
                 former.discard()  # an adoption that failed half-way, tried again
-            hold.rearm(ports, connections, quiet, streams, live=live)
+            hold.rearm(ports, connections, quiet, streams)
             return hold
 
     def abandon(self, container_id: str) -> None:

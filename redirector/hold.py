@@ -200,8 +200,6 @@ class Hold:
         connections: Iterable[Connection],
         quiet: Iterable[Port] = (),
         streams: Mapping[Connection, Stream] = _UNKNOWN,
-        *,
-        live: bool = False,
     ) -> None:
         """Take over from a process that died: hold as `only` does, then count from here.
 
@@ -210,7 +208,7 @@ class Hold:
         with self._lock:
             self._quiet = frozenset(quiet)
             self._claim(frozenset(ports), frozenset(connections), streams)
-            self._set_mode(maps.MODE_LIVE if live else maps.MODE_SET)
+            self._set_mode(maps.MODE_SET)
             time.sleep(_SILENCE)
             redirected = self._redirected()
             self._read()

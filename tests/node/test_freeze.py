@@ -211,7 +211,7 @@ if os.fork() == 0:
 
 @pytest.mark.timeout(120)
 def test_a_daemon_that_dies(pods: Pods) -> None:
-    """Frozen it is found frozen and held again; a client that came in between is answered."""
+    """Frozen it is found frozen and goes on; a client that came in between is answered."""
     one = start(pods)
     with one.talk() as talk:
         talk.ask("memory.update(a=1)")
@@ -227,7 +227,8 @@ def test_a_daemon_that_dies(pods: Pods) -> None:
         one.sleep()
         sleepers.kill_daemon()
         sleepers.ready()
-        one.reach("FROZEN")
+        one.reach("RUNNING")
+        assert one.supervisor() == "run"
         assert one.ask("memory") == {"a": 1}
         one.reach("RUNNING")
     one.unharmed()

@@ -21,7 +21,7 @@ def found(monkeypatch):
     control.application.return_value = None
     control.state.return_value = State.ASLEEP
     monkeypatch.setattr(Container, "supervisor", control)
-    monkeypatch.setattr(Container, "cell", mock.Mock(frozen=False))
+    monkeypatch.setattr(Container, "cell", mock.Mock())
     return control
 
 
@@ -109,3 +109,20 @@ def test_an_application_that_was_being_ended_is(found, monkeypatch):
 
     finish.assert_called_once_with(container, 7)
     assert container.life.state is lifecycle.State.ASLEEP
+
+
+def test_what_stands_still_goes_on(found, monkeypatch):
+    """First it is thawed: if that fails it is not called awake, but tried again."""
+    calls = mock.Mock()
+    monkeypatch.setattr(Container, "cell", calls.cell)
+    found.state.return_value = State.FROZEN
+    found.application.return_value = 2
+    calls.attach_mock(found.tell, "tell")
+    container, events = adoption.adopt(RECORD, engine(lambda _: None))
+
+    assert [call[0] for call in calls.mock_calls] == ["cell.thaw", "tell", "cell.dissolve"]
+    assert (container.life.state, events) == (lifecycle.State.RUNNING, [])
+
+    calls.cell.thaw.side_effect = errors.CellError("no")
+    with pytest.raises(errors.CellError):
+        adoption.adopt(RECORD, engine(lambda _: None))

@@ -48,12 +48,6 @@ def test_an_image_from_which_the_application_was_let_go_is_never_restored_again(
             }
 
 
-def test_what_stands_still_is_held_again():
-    """What only was to be frozen, or is thawed already, is told to go on."""
-    assert judge(Found(True, State.FROZEN, frozen=True)) is Verdict.FROZEN
-    assert judge(Found(True, State.FROZEN, frozen=False)) is Verdict.RESUME
-
-
 def test_what_was_being_started_is_waited_for():
     """Its clients' packets would else meet an application that does not listen yet."""
     assert judge(Found(True, State.RUN, held=True)) is Verdict.STARTING
