@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node import criu_lab
+from node import criu_lab, leaks
 
 from checkpointer.cgroups import Slice
 from checkpointer.images import Store
@@ -113,50 +113,18 @@ def zeropod() -> Callable[..., cri.Result]:
     return run
 
 
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left_of_the_module(runtime: cri.Runtime) -> Iterator[None]:
+    """The same for what the tests of a file share."""
+    with leaks.nothing_left(runtime):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def nothing_left(runtime: cri.Runtime) -> Iterator[None]:
-    """After each test the node is as it was: pods, shims, mounts, interfaces, network namespaces."""
-    before = leftovers(runtime)
-    yield
-    found: dict[str, set[str]] = {}
-
-    def clean() -> bool:
-        now = leftovers(runtime)
-        found.clear()
-        found.update({kind: now[kind] - before[kind] for kind in now if now[kind] - before[kind]})
-        return not found
-
-    try:
-        cri.until(clean, 10)
-    except TimeoutError:
-        pytest.fail(f"left behind: {found}")
-
-
-def leftovers(runtime: cri.Runtime) -> dict[str, set[str]]:
-    """What a pod may leave on a node, by kind."""
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return {
-        "pods": {item.id for item in runtime.call("ListPodSandbox").items},
-        "containers": {item.id for item in runtime.call("ListContainers").containers},
-        "processes": pod_processes(),
-        "mounts": set(mounts),
-        "interfaces": set(os.listdir("/sys/class/net")) - {"cni0"},
-        "netns": set(os.listdir("/run/netns")) if os.path.isdir("/run/netns") else set(),
-    }
-
-
-def pod_processes() -> set[str]:
-    """Shims, and everything that runs in a pod's cgroup."""
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            name = (entry / "comm").read_text().strip()
-            groups = (entry / "cgroup").read_text()
-        except OSError:
-            continue
-        if name.startswith("containerd-shim") or "/kubepods/" in groups:
-            found.add(f"{entry.name} {name}")
-    return found
+def nothing_left(runtime: cri.Runtime, nothing_left_of_the_module: None) -> Iterator[None]:
+    """After each test the node is as it was: nothing is left of its pods, asleep or awake."""
+    with leaks.nothing_left(runtime):
+        yield
 
 
 # --- the checkpoint engine without a daemon ---
