@@ -89,15 +89,18 @@ class Image:
 
     def _fence(self, fence: Fence) -> None:
         try:
-            (self.path / _FENCE).chmod(fence.mode)
-        except FileNotFoundError:  # an image of version 1
-            os.close(os.open(self.path / _FENCE, os.O_CREAT | os.O_CLOEXEC, fence.mode))
+            try:
+                (self.path / _FENCE).chmod(fence.mode)
+            except FileNotFoundError:  # an image of version 1
+                os.close(os.open(self.path / _FENCE, os.O_CREAT | os.O_CLOEXEC, fence.mode))
+        except OSError as error:
+            raise _unwritable(error) from error
 
     def begin(self) -> None:
         """Note that a restore starts.
 
         Raises:
-            ImageError: the application has already run from this image.
+            ImageError: the application has already run from this image, or it cannot be noted.
         """
         if self.fence_state() is Fence.RELEASED:
             raise ImageError(
@@ -106,7 +109,11 @@ class Image:
         self._fence(Fence.BEGUN)
 
     def release(self) -> None:
-        """Note that the application is let go from it: done before it can run."""
+        """Note that the application is let go from it: done before it can run.
+
+        Raises:
+            ImageError: it cannot be noted.
+        """
         self._fence(Fence.RELEASED)
 
     def withdraw(self) -> None:
@@ -118,13 +125,21 @@ class Image:
         self._fence(Fence.BEGUN)
 
     def drop(self) -> None:
-        """Remove it; the rename makes it disappear at once, however large it is."""
-        remove(self.path)
+        """Remove it; the rename makes it disappear at once, however large it is.
+
+        Its application runs by now: an image that cannot be removed is stale and does no harm.
+        """
+        try:
+            remove(self.path)
+        except OSError as error:
+            _log.warning("image.left", extra={"path": str(self.path), "error": str(error)})
 
 
 def remove(path: Path) -> None:
     """Remove an image directory: first its name, then the files."""
     doomed = path.with_name(f".{path.name}~{time.monotonic_ns()}")
+    if not path.exists():
+        return
     try:
         path.rename(doomed)
     except FileNotFoundError:
@@ -254,10 +269,17 @@ class Store:
         return Manifest.decode((self.images / container_id / manifests.NAME).read_bytes())
 
     def stage(self, container_id: str) -> Staged:
-        """Start an image."""
+        """Start an image.
+
+        Raises:
+            ImageError: its directory cannot be made.
+        """
         own = f"{os.getpid()}~{processes.start_time(os.getpid())}~{time.monotonic_ns()}"
         path = self._staging / f"{_checked(container_id)}~{own}"
-        path.mkdir(mode=0o700)
+        try:
+            path.mkdir(mode=0o700)
+        except OSError as error:
+            raise _unwritable(error) from error
         return Staged(self, container_id, path)
 
     def load(self, container_id: str) -> Image | None:
@@ -297,8 +319,15 @@ class Store:
         )
 
     def drop(self, container_id: str) -> None:
-        """Remove a container's image, if there is one."""
-        remove(self.images / _checked(container_id))
+        """Remove a container's image, if there is one.
+
+        Raises:
+            ImageError: it cannot be removed.
+        """
+        try:
+            remove(self.images / _checked(container_id))
+        except OSError as error:
+            raise _unwritable(error) from error
 
     def fail(self, container_id: str) -> Path | None:
         """Put a container's image aside for a look; the store keeps few of them and not for long."""
@@ -350,7 +379,7 @@ class Store:
 
 def _unwritable(error: OSError) -> ImageError:
     kind = Kind.DISK_FULL if is_full(error) else Kind.IMAGE_UNWRITABLE
-    return ImageError(f"the image cannot be written: {error}", kind=kind)
+    return ImageError(f"the image cannot be written or removed: {error}", kind=kind)
 
 
 def _failed_at(path: Path) -> int:

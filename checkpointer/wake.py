@@ -20,6 +20,9 @@ from redirector.errors import RedirectorError
 
 log = logging.getLogger(__name__)
 
+_MAKE_WRITABLE = (
+    "let the disk of the images be written again: that one is used has to be noted there"
+)
 _MAKE_SPACE = "free space or inodes on the disk of the images, or of the container's own files"
 
 _GONE = re.compile(r"Can't open file .* on restore: No such file")  # criu/files-reg.c: open_path
@@ -54,11 +57,7 @@ def run(container: Container, engine: Engine) -> None:
         if container.drain is None:
             engine.room.give_back(container.record.id)
     if container.drain is None:
-        try:
-            image.drop()
-        except OSError as error:
-            # The next sleep tries again; this one is over.
-            log.warning("image.left", exc_info=error)
+        image.drop()
         container.image = None
 
 
@@ -104,12 +103,14 @@ def _passing(container: Container, engine: Engine, image: images.Image) -> Itera
     """
     try:
         yield
-    except (errors.RestoreError, OSError) as error:
+    except (errors.CheckpointerError, OSError) as error:
         if isinstance(error, errors.RestoreError) and not error.retry:
             raise
         kind, reason = errors.kind_of(error), errors.reason_of(error)
         if kind is Kind.DISK_FULL:
             raise errors.NoRoom(f"{reason}; {_MAKE_SPACE}", kind=kind) from error
+        if kind is Kind.IMAGE_UNWRITABLE:
+            raise errors.NoRoom(f"{reason}; {_MAKE_WRITABLE}", kind=kind) from error
         if kind is Kind.PID_TAKEN:
             reason = _in_the_way(container, engine, image) or reason
             raise errors.NoRoom(reason, kind=kind) from error

@@ -186,6 +186,32 @@ def test_the_containers_disk_is_full_at_the_wake(pods: Pods, tmp_path: Path) -> 
         one.container.pod.remove()
 
 
+def test_a_disk_that_is_read_only(pods: Pods) -> None:
+    """A wake is held: whether an image was used has to be noted, or it could be restored twice. A sleep fails."""
+    with small_state(size="64m") as disk:
+        one = sleepers.python(pods)
+        with one.talk() as talk:
+            talk.ask("memory.update(a=1)")
+            one.sleep()
+            subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+            try:
+                talk.send("memory['a']")
+                cri.until(lambda: one.info()["kind"] == "image-unwritable", 10)
+                assert not no_failure(one, 3)
+                assert "Read-only file system" in one.why()
+            finally:
+                subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+            assert talk.answer() == 1
+            one.reach("RUNNING")
+            subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+            try:
+                refused(one, "image-unwritable")
+                assert talk.ask("memory['a']") == 1
+            finally:
+                subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        one.unharmed()
+
+
 def refused(one: sleepers.Sleeper, kind: str) -> str:
     """Try to put it to sleep; the reason why not, which has to be of this kind."""
     with pytest.raises(TtrpcError) as caught:

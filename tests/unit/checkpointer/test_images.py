@@ -318,6 +318,22 @@ def test_an_image_goes_although_there_is_no_room_for_another_name(
     assert store.usage() == 0
 
 
+def test_a_stale_image_that_cannot_be_removed_does_no_harm(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its application runs, and must not be ended for it; the next sleep, which needs its place, fails."""
+    image = committed(store)
+
+    def readonly(*_: object) -> Path:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "rename", readonly)
+    image.drop()
+    with pytest.raises(ImageError, match="Read-only") as caught:
+        store.drop(ID)
+    assert caught.value.kind is Kind.IMAGE_UNWRITABLE
+
+
 def test_a_log_that_cannot_be_kept_is_let_go(store: Store, tmp_path: Path) -> None:
     """Whoever keeps a log has an application to bring back: a full disk must not stop that."""
     (store.root / "failed").rmdir()

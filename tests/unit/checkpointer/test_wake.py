@@ -54,6 +54,17 @@ def test_a_full_disk_holds_a_wake(monkeypatch, container, engine, error):
     engine.room.give_back.assert_called_once()
 
 
+def test_a_disk_that_cannot_be_written_holds_a_wake(monkeypatch, container, engine):
+    """That the image is used cannot be noted: it could be restored twice."""
+    error = errors.ImageError("Read-only file system", kind=Kind.IMAGE_UNWRITABLE)
+    monkeypatch.setattr(restore, "restore", mock.Mock(side_effect=error))
+
+    with pytest.raises(errors.NoRoom, match=r"Read-only .*; let the disk") as caught:
+        wake.run(container, engine)
+
+    assert caught.value.kind is Kind.IMAGE_UNWRITABLE
+
+
 @pytest.mark.parametrize(
     "error",
     [
