@@ -108,6 +108,8 @@ def dissolve(container: Container) -> None:
     """Let the application go back to its container's cgroup, if it has one of its own."""
     try:
         container.cell.dissolve()
-    except (errors.CheckpointerError, ProcessLookupError) as error:
+    except ProcessLookupError:
+        return  # the container has ended, and its cgroups with it
+    except errors.CheckpointerError as error:
         # Nothing depends on it: it is thawed, and goes with the container.
-        log.warning("cell.left", extra={"reason": str(error)})
+        log.warning("cell.left", extra={"reason": error.reason})

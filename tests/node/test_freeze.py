@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from node import sleepers
 
-from dev import cri
+from dev import cri, patience
 from ttrpc.errors import TtrpcError
 
 Pods = Callable[..., cri.Pod]
@@ -53,6 +53,7 @@ def stands_still(one: sleepers.Sleeper) -> None:
     assert used() == before != []
 
 
+@pytest.mark.vm
 def test_frozen_and_thawed(pods: Pods) -> None:
     """Idle it is frozen with its reason; a client is answered in a moment, from the same memory and process."""
     one = start(pods, scaledown="2s")
@@ -69,7 +70,7 @@ def test_frozen_and_thawed(pods: Pods) -> None:
     assert one.ask("memory") == {"a": 1}
     found = one.reach("RUNNING")
     assert (found["wakes"], found["wake_cause"]) == (1, "tcp-connect")
-    assert found["wake_ms"] < 20
+    assert found["wake_ms"] < 1e3 * patience.seconds(0.05)
     assert one.tree() == tree
     # Woken and idle again, without another try so soon.
     assert one.reach("FROZEN", timeout=10)["failed_sleeps"] == 1
@@ -157,10 +158,11 @@ signal.signal(signal.SIGTERM, ended)
     one.sleep()
     begun = time.monotonic()
     assert one.container.stop(20).exit_code == (4 if wake == "true" else 0)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < patience.seconds(2)
     assert (tmp_path / "ended").exists() == (wake == "true")
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("daemon", ["there", "away"])
 def test_by_force(pods: Pods, daemon: str) -> None:
     """SIGKILL ends a frozen container at once, whoever is there to thaw it."""
@@ -169,7 +171,7 @@ def test_by_force(pods: Pods, daemon: str) -> None:
     with sleepers.without_daemon() if daemon == "away" else contextlib.nullcontext():
         begun = time.monotonic()
         assert one.container.stop(0).exit_code == 137
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < patience.seconds(2)
         one.container.pod.remove()
     cri.until(lambda: one.state == "none", 10)
     left = list(Path("/sys/fs/cgroup").rglob(f"*{one.container.id}*"))
