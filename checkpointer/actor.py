@@ -21,6 +21,9 @@ from checkpointer.moves import Moves
 
 logger = logging.getLogger(__name__)
 
+GOING = "daemon-stop"
+"""The cause of what is done because the daemon goes down."""
+
 Observer = Callable[[Container, State], None]
 
 
@@ -96,7 +99,7 @@ class Actor:
         self._lookout.stop()
         self.container.closing.set()
         if self.container.life.state is State.SLEEPING:
-            self._perform(lifecycle.CallOff("daemon-stop"))
+            self._perform(lifecycle.CallOff(GOING))
 
     async def at_rest(self) -> None:
         """Wait until nothing is under way."""
@@ -110,7 +113,7 @@ class Actor:
         await self.caught_up()
         if self.container.life.state is State.FROZEN:
             # Nobody could thaw it if no daemon came back.
-            self._wanted("daemon-stop")
+            self._wanted(GOING)
             await self.caught_up()
             await self._jobs.ended()
         await asyncio.sleep(0)
@@ -178,7 +181,7 @@ class Actor:
                     container.woke = container.active
             elif after.state in lifecycle.AT_REST:
                 self._doorbell.listen()
-                if container.called_off.is_set():
+                if container.called_off.is_set() and container.off_cause != GOING:
                     # It came too late to stop the sleep; who asked would wait for the next one to ask.
                     self.post(lifecycle.WakeAsked(container.off_cause))
             self._log(before.state)

@@ -211,6 +211,41 @@ if os.fork() == 0:
     one.unharmed()
 
 
+def test_beside_one_that_sleeps(pods: Pods) -> None:
+    """Of two containers of a pod one is frozen and one checkpointed, in either order; each wakes by its own port alone."""
+    annotations = {sleepers.SCALEDOWN: "1h", "zeropod.ctrox.dev/on-failure": "freeze"}
+    pod = pods(annotations=annotations)
+    cold = sleepers.python(pods, SETUP, pod=pod, port=8000, name="cold")
+    warm = sleepers.python(pods, pod=pod, port=8001, name="warm")
+    with (
+        sleepers.Talk(pod.ip, port=8000) as to_cold,
+        sleepers.Talk(pod.ip, port=8001) as to_warm,
+    ):
+        for first, second in ((cold, warm), (warm, cold)):
+            to_cold.ask("memory.update(a=1)")
+            to_warm.ask("memory.update(b=2)")
+            first.sleep()
+            second.sleep()
+            assert (cold.state, warm.state) == ("FROZEN", "ASLEEP")
+            assert to_cold.ask("memory") == {"a": 1}
+            cold.reach("RUNNING")
+            assert warm.state == "ASLEEP"
+            cold.sleep()
+            assert to_warm.ask("memory") == {"b": 2}
+            warm.reach("RUNNING")
+            assert cold.state == "FROZEN"
+            # Over lo, from one to the other.
+            ask = "socket.create_connection(('127.0.0.1', 8000)).makefile('rw')"
+            to_warm.ask(
+                f"memory.update(s={ask}) or memory['s'].write('memory') and memory['s'].write(chr(10))"
+            )
+            to_warm.ask("memory['s'].flush()")
+            assert "'a': 1" in to_warm.ask("memory.pop('s').readline()").replace('"', "'")
+            cold.reach("RUNNING")
+    cold.unharmed()
+    warm.unharmed()
+
+
 @pytest.mark.timeout(120)
 def test_a_daemon_that_dies(pods: Pods) -> None:
     """Frozen it is found frozen and goes on; a client that came in between is answered."""

@@ -254,8 +254,13 @@ def test_an_application_that_cannot_start_any_more(pods: Pods, tmp_path: Path) -
 
 
 @pytest.mark.timeout(120)
-def test_a_daemon_that_dies_at_any_moment(pods: Pods) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+def test_a_daemon_that_goes_at_any_moment(pods: Pods, how: signal.Signals) -> None:
     """Off it is held again; ending it is brought to its end; starting it is waited for."""
+
+    def end_the_daemon() -> None:
+        os.kill(sleepers.service_pid("daemon"), how)
+
     setup = """
 def ended(number, frame):
     time.sleep(1.5)
@@ -265,7 +270,7 @@ time.sleep(1.5)
 """
     one = start(pods, setup)
     one.sleep()
-    sleepers.kill_daemon()
+    end_the_daemon()
     sleepers.ready()
     one.reach("ASLEEP")
     is_off(one)
@@ -275,7 +280,7 @@ time.sleep(1.5)
         sleeping = threading.Thread(target=_try, args=(one.sleep,))
         sleeping.start()
     cri.until(lambda: one.supervisor() == "ending", 10)
-    sleepers.kill_daemon()
+    end_the_daemon()
     sleeping.join(20)
     sleepers.ready()
     one.reach("ASLEEP")
@@ -285,7 +290,7 @@ time.sleep(1.5)
     client = threading.Thread(target=lambda: answers.append(one.ask("1")))
     client.start()
     cri.until(lambda: one.supervisor() == "run", 10)
-    sleepers.kill_daemon()
+    end_the_daemon()
     client.join(30)
     assert answers == [1]
     one.reach("RUNNING")

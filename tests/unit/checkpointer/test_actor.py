@@ -331,3 +331,14 @@ async def test_a_daemon_that_goes_wakes_on_until_it_is_done(actor, moved):
     await idle(actor)
 
     assert names(moved) == ["wake"]
+
+
+async def test_a_sleep_that_a_going_daemon_could_not_stop_is_a_sleep(actor, moved):
+    """Nobody wants the application: it is not woken again only because the call came after the commit."""
+    become(actor, State.SLEEPING)
+    actor.retire()
+    actor.post(lifecycle.Slept())
+    await idle(actor)
+
+    assert names(moved) == []
+    assert actor.container.life.state is State.ASLEEP
