@@ -146,10 +146,15 @@ class Pod:
         Connections without any since the programs are there are left out.
         """
         tables = self._state.registry.maps
-        if not tables.pinged.get(self._state.slot.number):
+        if not self.pinged():
             return {}
         found = ((one, tables.talks.get(self._state.connection_key(one))) for one in connections)
-        return {connection: Activity(*times) for connection, times in found if times}
+        born = self._state.born  # a clock that stopped before was another pod's with the same address
+        return {one: Activity(*times) for one, times in found if times and max(times) >= born}
+
+    def pinged(self) -> int:
+        """Return when the pod was last pinged, ns of CLOCK_MONOTONIC; 1 if it has only pinged others, 0 for never."""
+        return self._state.registry.maps.pinged.get(self._state.slot.number) or 0
 
     @property
     def ignored(self) -> Ignored:

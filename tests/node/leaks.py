@@ -34,7 +34,7 @@ SYSCTLS = ("net/ipv4/conf/lo/route_localnet", "net/ipv4/conf/lo/accept_local", "
 TELLING = re.compile(r"/dev/net/tun|anon_inode:.*|(net|mnt|pid):\[|/var/lib/.*|/sys/.*")
 """Descriptors of the daemon that stand for something it holds. Its connections come and go."""
 
-UNOWNED = ("holds", "counts", "passing")
+UNOWNED = ("holds", "counts", "passing", "talks", "pinged")
 """Maps whose entries say nothing by being there: arrays, and clocks that the kernel throws away by itself."""
 
 _Look = dict[str, Counter[str]]
