@@ -159,16 +159,16 @@ static __always_inline struct talk *talk_of(struct conn_key *key)
     return talks.lookup(key);
 }
 
-/* Whether this is a ping; then the pod is known to have seen one. */
-static __always_inline int note_ping(struct __sk_buff *skb, u32 slot, struct packet *p)
+/* Whether this is a ping; then the pod is known to have seen one, and `when`. */
+static __always_inline int note_ping(struct __sk_buff *skb, u32 slot, struct packet *p, u64 when)
 {
-    u32 *seen;
+    u64 *seen;
 
     if (!is_ping(skb, p))
         return 0;
     seen = pinged.lookup(&slot);
-    if (seen)
-        *seen = 1;
+    if (seen && *seen < when)
+        *seen = when;
     return 1;
 }
 
@@ -185,9 +185,9 @@ static __always_inline void note_in(struct __sk_buff *skb, u32 slot, struct pod 
         return;
     if (p->proto == IPPROTO_TCP && p->payload == 1 && is_keepalive(skb, p))
         return;
-    if (note_ping(skb, slot, p))
-        return;
     now = bpf_ktime_get_ns();
+    if (note_ping(skb, slot, p, now))
+        return;
     a = activity_of(&key, CAME, &asked);
     if (a)
         a->last_in = now;
@@ -205,7 +205,7 @@ static __always_inline void note_out(struct __sk_buff *skb, u32 slot, struct pod
     int asked;
     u64 now;
 
-    if (!has_payload(p) || is_ignored(slot, pod, p, p->target) || note_ping(skb, slot, p))
+    if (!has_payload(p) || is_ignored(slot, pod, p, p->target) || note_ping(skb, slot, p, 1))
         return;
     now = bpf_ktime_get_ns();
     t = p->proto == IPPROTO_TCP ? talk_of(&conn) : NULL;

@@ -143,8 +143,9 @@ BPF_F_TABLE("hash:" MAPS "/activity", struct port_key, struct activity, activity
 BPF_F_TABLE("lru_hash:" MAPS "/passing", struct port_key, struct activity, passing, 16384, 0);
 /* Of each TCP connection, but without pings (pings.h), which count in the kernel's own clocks, struct tcp_info. */
 BPF_F_TABLE("lru_hash:" MAPS "/talks", struct conn_key, struct talk, talks, 16384, 0);
-/* By slot: whether the pod has seen pings, so that there is reason to look at `talks`. */
-BPF_F_TABLE("array:" MAPS "/pinged", u32, u32, pinged, 65536, 0);
+/* By slot: when the pod was last pinged (CLOCK_MONOTONIC ns), 1 if it has only pinged others; 0: no reason to look at
+ * `talks`. */
+BPF_F_TABLE("array:" MAPS "/pinged", u32, u64, pinged, 65536, 0);
 BPF_F_TABLE("lru_hash:" MAPS "/frags", struct frag_key, u32, frags, 1024, 0);
 /* For the daemon alone: who owns a slot, who owns a hold. */
 BPF_F_TABLE("hash:" MAPS "/pod_names", u32, struct name, pod_names, 65536, BPF_F_NO_PREALLOC);

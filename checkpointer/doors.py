@@ -114,6 +114,8 @@ def last_look(container: Container, table: list[sockets.Socket], own: set[int]) 
     seen = Traffic(container, table, own)
     if port := seen.came_after(container.quiet):
         raise CalledOff("udp" if port.proto == "udp" else "tcp-data")
+    if seen.pinged_after(container.quiet):
+        raise CalledOff("tcp-ping")
     if container.record.policy.connections == "wait" and seen.inbound():
         raise CalledOff("tcp-connect")
 

@@ -87,6 +87,10 @@ class Traffic:
                 return port
         return None
 
+    def pinged_after(self, moment: float) -> bool:
+        """Whether the pod was pinged after a moment (monotonic seconds): no activity, but somebody waits for the answer."""
+        return self._container.pod.pinged() / CLOCK > moment
+
     def _ports(self) -> Iterator[Seen]:
         peers = {_port(found): found.remote for found in self._own}
         for port, times in self._activity().items():

@@ -149,7 +149,9 @@ class Pod:
         if not self.pinged():
             return {}
         found = ((one, tables.talks.get(self._state.connection_key(one))) for one in connections)
-        born = self._state.born  # a clock that stopped before was another pod's with the same address
+        born = (
+            self._state.born
+        )  # a clock that stopped before was another pod's with the same address
         return {one: Activity(*times) for one, times in found if times and max(times) >= born}
 
     def pinged(self) -> int:

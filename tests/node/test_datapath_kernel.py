@@ -623,10 +623,13 @@ def test_pings_are_no_activity(lab: Lab, pod: Pod, family: int):
     mine = connection_of(peer)
     assert pod.talks([mine]) == {}
     for ping in PINGS.values():
+        before = time.monotonic_ns()
         peer.sendall(ping)
         assert end.recv(200) == ping
+        assert before < pod.pinged() < (after := time.monotonic_ns()), ping
         end.sendall(ping)
         assert peer.recv(200) == ping
+        assert pod.pinged() < after
         assert pod.activity([port])[port] == (0, 0), ping
         assert pod.talks([mine]) == {}, ping
     for number, other in enumerate(filter(None, OTHERS.values())):
