@@ -34,8 +34,9 @@ SYSCTLS = ("net/ipv4/conf/lo/route_localnet", "net/ipv4/conf/lo/accept_local", "
 TELLING = re.compile(r"/dev/net/tun|anon_inode:.*|(net|mnt|pid):\[|/var/lib/.*|/sys/.*")
 """Descriptors of the daemon that stand for something it holds. Its connections come and go."""
 
-UNOWNED = ("holds", "counts", "passing", "talks", "pinged")
-"""Maps whose entries say nothing by being there: arrays, and clocks that the kernel throws away by itself."""
+OWNED = ("1", "11")
+"""Types of maps whose entries somebody has to remove: hash and lpm_trie (linux/bpf.h). Arrays have them all, and from an
+LRU the kernel removes them."""
 
 _Look = dict[str, Counter[str]]
 
@@ -159,7 +160,7 @@ def _entries() -> Iterator[str]:
         for name, table in vars(tables).items():
             if name in ("pod_names", "hold_names"):
                 yield from (f"{name} {owner.text}" for _, owner in table.items())
-            elif name not in UNOWNED:
+            elif _type(table.fd) in OWNED:
                 yield from (f"{name} {key}" for key in table)
         for number in range(64):
             # The lowest free one is always taken.
@@ -172,6 +173,10 @@ def _entries() -> Iterator[str]:
     finally:
         for fd in opened:
             os.close(fd)
+
+
+def _type(fd: int) -> str:
+    return _read(f"/proc/self/fdinfo/{fd}").partition("map_type:")[2].split()[0]
 
 
 def _daemon() -> int:
