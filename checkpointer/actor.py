@@ -98,7 +98,7 @@ class Actor:
         """Begin to close: nothing is put to sleep any more, who is wanted is woken still."""
         self._lookout.stop()
         self.container.closing.set()
-        if self.container.life.state is State.SLEEPING:
+        if self.container.life.state is State.SLEEPING and not self.container.called_off.is_set():
             self._perform(lifecycle.CallOff(GOING))
 
     async def at_rest(self) -> None:

@@ -342,3 +342,15 @@ async def test_a_sleep_that_a_going_daemon_could_not_stop_is_a_sleep(actor, move
 
     assert names(moved) == []
     assert actor.container.life.state is State.ASLEEP
+
+
+async def test_a_going_daemon_does_not_hide_that_somebody_wants_the_application(actor, moved):
+    """An exec has no packet in a queue that would tell it again."""
+    become(actor, State.SLEEPING)
+    actor.post(lifecycle.WakeAsked("exec"))
+    await idle(actor)
+    actor.retire()
+    actor.post(lifecycle.Slept())
+    await idle(actor)
+
+    assert names(moved) == ["wake"]
