@@ -21,7 +21,8 @@ PATIENCE = 10.0
 
 NOD = 5.0
 """Seconds for which a container stays awake that was woken by a ping, if nothing else comes. The answer takes
-milliseconds; but clients that ping more often than that are best answered awake."""
+milliseconds; but clients that ping more often than that are best answered awake. So are those that ping before it has
+slept for its scaledown-duration: each time its memory would be written to disk for a moment's rest."""
 
 
 class Asks(enum.Enum):
@@ -70,7 +71,8 @@ class Facts:
     Attributes:
         since: When it started or woke, which counts as activity.
         woke: When it last woke; 0 = not yet.
-        pinged: Whether a ping was all that woke it.
+        pinged: Whether a ping was all that woke it, or called its sleep off.
+        slept: For how long it had slept then, in seconds; negative if that was called off.
         seen: Its ports and connections.
         ignored: Connections of peers, or to ports, that the policy ignores.
         unsent: Bytes on their way to its peers. Asleep it would not send them, and an ACK does not wake.
@@ -87,6 +89,7 @@ class Facts:
     since: float
     woke: float = 0.0
     pinged: bool = False
+    slept: float = 0.0
     seen: tuple[Seen, ...] = ()
     ignored: tuple[Seen, ...] = ()
     unsent: int = 0
@@ -129,7 +132,8 @@ def decide(now: float, facts: Facts, policy: Policy) -> Idle | Busy:
         if asked and now < asked + policy.max_request:
             until = min(now + scaledown, asked + policy.max_request)
             return Busy(until, because + _shown(where))
-    since = facts.since - max(0.0, scaledown - NOD) if facts.pinged else facts.since
+    nods = facts.pinged and not 0 <= facts.slept < scaledown
+    since = facts.since - max(0.0, scaledown - NOD) if nods else facts.since
     latest = max(facts.seen, key=lambda seen: seen.last, default=Seen(0.0, 0.0))
     traffic = max(since, latest.last)
     last = max(traffic, facts.worked)

@@ -139,6 +139,7 @@ class Lookout:
             since=container.active,
             woke=container.woke,
             pinged=container.life.cause == "tcp-ping",
+            slept=container.woke - container.quiet,
             seen=seen.seen(),
             ignored=seen.ignored(),
             unsent=seen.unsent(ignored=False),

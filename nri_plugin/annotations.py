@@ -59,7 +59,7 @@ TABLE = (
         "payload on its ports and connections in either direction, nobody waiting for an answer, hardly any CPU used "
         "(`cpu-threshold`), no exec session. Pings of WebSocket, HTTP/2, MQTT and AMQP are no payload, unless TLS "
         "hides them: such a session, pinged more often than this, stays awake. Asleep a client's ping wakes, and the "
-        "container sleeps again five seconds later.",
+        "container sleeps again five seconds later if it had slept for this long, else after this time.",
     ),
     Annotation(
         name="pre-dump",

@@ -35,10 +35,19 @@ def test_starting_and_waking_count_as_activity():
 
 def test_a_ping_keeps_awake_for_seconds_only():
     """Who was woken by a ping and hears nothing else sleeps again soon; a shorter duration stays as it is."""
-    assert isinstance(when(104.0, since=100.0, pinged=True), Busy)
-    assert when(105.0, since=100.0, pinged=True) == Idle()
-    assert isinstance(when(105.0, Seen(101.0, 102.0), since=100.0, pinged=True), Busy)
-    assert when(102.0, since=100.0, scaledown=2.0, pinged=True) == Idle()
+    ping = {"pinged": True, "slept": 60.0}
+    assert isinstance(when(104.0, since=100.0, **ping), Busy)
+    assert when(105.0, since=100.0, **ping) == Idle()
+    assert isinstance(when(105.0, Seen(101.0, 102.0), since=100.0, **ping), Busy)
+    assert when(102.0, since=100.0, scaledown=2.0, **ping) == Idle()
+
+
+def test_a_client_that_pings_more_often_than_its_pod_would_sleep_does_not_wear_out_the_disk():
+    """Woken before it has slept for its scaledown-duration, a container waits for that long again."""
+    assert isinstance(when(105.0, since=100.0, scaledown=60.0, pinged=True, slept=59.0), Busy)
+    assert when(160.0, since=100.0, scaledown=60.0, pinged=True, slept=59.0) == Idle()
+    # Nothing was written for a sleep that was called off.
+    assert when(105.0, since=100.0, scaledown=60.0, pinged=True, slept=-1.0) == Idle()
 
 
 def test_a_request_without_an_answer_keeps_it_awake_for_ten_minutes():
