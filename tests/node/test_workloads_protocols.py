@@ -141,7 +141,8 @@ def test_an_mqtt_session_does_not_pin_its_pod(pods: Pods) -> None:
         session.sendall(b"\x82\x06\0\1\0\1t\0")
         told = b""
         while not told.endswith(b"\0\1t1"):  # its answer and the count, in one segment or two
-            assert (more := session.recv(99)), told
+            more = session.recv(99)
+            assert more, told
             told += more
         assert one.reach("RUNNING")["wake_cause"] == "tcp-data"
     one.check()
