@@ -74,8 +74,10 @@ def _stop(container: Container, hold: Hold, application: int) -> None:
         if wake := hold.receive():
             raise doors.CalledOff(wake.kind)
     except BaseException:
-        cell.thaw()
-        supervisor.tell(Signal.RESUME, State.RUN)
+        try:
+            cell.thaw()
+        finally:
+            supervisor.tell(Signal.RESUME, State.RUN)  # `dissolve` tries to thaw it once more
         raise
 
 
