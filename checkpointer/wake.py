@@ -186,7 +186,7 @@ def _again(container: Container, engine: Engine, image: images.Image, drain: laz
         container.tally.wake_failures[Kind.PAGE_DAEMON] += 1
         engine.execs.hold(container.record.id, container.record.pid)
         container.hold = container.pod.hold(container.record.id)
-    container.hold.only(held.ports, held.connections)
+    container.hold.only(held.ports, held.connections, container.unheeded, held.streams)
     with engine.unthrottled.lifted(cgroups.of(container.record.pid)):
         with _passing(container, engine, image):
             restored = restore.again(engine.zygotes, container.target, image, drain)

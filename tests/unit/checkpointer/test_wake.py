@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections import Counter
 from types import SimpleNamespace
 from unittest import mock
 
@@ -102,3 +103,24 @@ def test_a_pid_that_is_taken_holds_a_wake(monkeypatch, container, engine, takers
         wake.run(container, engine)
 
     assert caught.value.kind is Kind.PID_TAKEN
+
+
+def test_a_second_restore_that_is_held_keeps_clients_as_a_sleep_does(
+    monkeypatch, container, engine
+):
+    """It may wait for room for long: keepalives are answered, and who is not heeded wakes nobody."""
+    container.drain = mock.Mock()
+    container.drain.wait.return_value = None  # the page daemon died
+    container.tally.wake_failures = Counter()
+    hold = container.pod.hold.return_value
+    full = errors.RestoreError("criu found the disk full", kind=Kind.DISK_FULL)
+    monkeypatch.setattr(restore, "again", mock.Mock(side_effect=full))
+
+    with pytest.raises(errors.NoRoom):
+        wake.drained(container, engine)
+
+    held = container.image.manifest.held
+    hold.only.assert_called_once_with(
+        held.ports, held.connections, container.unheeded, held.streams
+    )
+    hold.close.assert_not_called()
