@@ -56,7 +56,8 @@ class Container:
         image: Its committed image, while it sleeps or its pages are still being drained.
         mode: How it sleeps, or did last.
         drain: Its page daemon, while pages are still being brought in.
-        watched: Where it watches files, when last looked for.
+        watching: Whether it watches files by inotify.
+        watched: Where, as far as criu has to be told, when last looked for.
         ports: Those on which it listens, when last looked at.
         meter: What CPU it uses.
         tally: What was counted since the daemon took it over.
@@ -81,6 +82,7 @@ class Container:
     tally: Tally = dataclasses.field(default_factory=Tally)
     dozes: Dozes = dataclasses.field(default_factory=Dozes)
     ports: frozenset[Port] = frozenset()
+    watching: bool = False
     watched: dict[descriptors.Watch, str] = dataclasses.field(default_factory=dict)
     busy: str = ""
     look_at: float = 0.0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import logging
 import os
 import socket
+import sys
+import termios
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +22,8 @@ _log = logging.getLogger(__name__)
 NAMESPACES = ("cgroup", "mnt", "net", "pid", "user", "uts")
 """Those that an application has to share with its container. An ipc namespace of its own it may have from an earlier
 restore, and so may it have a time namespace."""
+
+_INOTIFY = ("anon_inode:inotify", "anon_inode:[inotify]")
 
 _SOL_TCP_ULP = 31  # linux/tcp.h: TCP_ULP
 _ULP_NAME = 16  # net/tcp.h: TCP_ULP_NAME_MAX
@@ -74,6 +79,7 @@ class Process:
         files: Those of the descriptors that are files.
         sockets: Its sockets.
         watches: What it watches by inotify.
+        unread: Bytes of inotify events that it has not read.
         pidfds: Processes that it has a descriptor of.
         namespaces: Kinds of namespaces that it does not share with its container.
     """
@@ -85,6 +91,7 @@ class Process:
     files: tuple[File, ...] = ()
     sockets: tuple[Socket, ...] = ()
     watches: tuple[Watch, ...] = ()
+    unread: int = 0
     pidfds: tuple[int, ...] = ()
     namespaces: tuple[str, ...] = ()
 
@@ -148,6 +155,7 @@ def _process(pid: int, shared: dict[str, str]) -> Process:
         files=tuple(_files(proc, descriptors)),
         sockets=tuple(_sockets(pid, descriptors)),
         watches=tuple(_watches(proc, descriptors)),
+        unread=unread(pid, descriptors),
         pidfds=tuple(_pidfds(proc, descriptors)),
         namespaces=tuple(kind for kind in own if own[kind] != shared[kind]),
     )
@@ -205,7 +213,7 @@ def _socket(inode: int, found: socket.socket) -> Socket:
 
 def _watches(proc: Path, descriptors: dict[int, str]) -> Iterator[Watch]:
     for fd, link in descriptors.items():
-        if link in {"anon_inode:inotify", "anon_inode:[inotify]"}:
+        if link in _INOTIFY:
             with contextlib.suppress(FileNotFoundError):
                 yield from watches(_text(proc / "fdinfo" / str(fd)))
 
@@ -218,6 +226,29 @@ def watches(fdinfo: str) -> Iterator[Watch]:
             device = int(fields["sdev"], 16)
             # The kernel's own numbering (linux/kdev_t.h), not that of user space.
             yield Watch(os.makedev(device >> 20, device & 0xFFFFF), int(fields["ino"], 16))
+
+
+def unread(pid: int, descriptors: dict[int, str] | None = None) -> int:
+    """Return how many bytes of inotify events a process has not read; criu drops them."""
+    if descriptors is None:
+        descriptors = dict(_links(Path(f"/proc/{pid}/fd")))
+    mine = [fd for fd, link in descriptors.items() if link in _INOTIFY]
+    if not mine:
+        return 0
+    count = 0
+    pidfd = os.pidfd_open(pid)
+    try:
+        for fd in mine:
+            with contextlib.suppress(OSError):  # closed meanwhile
+                copy = syscall.pidfd_getfd(pidfd, fd)
+                try:
+                    answer = fcntl.ioctl(copy, termios.FIONREAD, bytes(4))
+                finally:
+                    os.close(copy)
+                count += int.from_bytes(answer, sys.byteorder)
+    finally:
+        os.close(pidfd)
+    return count
 
 
 def _pidfds(proc: Path, descriptors: dict[int, str]) -> Iterator[int]:

@@ -116,6 +116,16 @@ def _paths(tree: Sequence[Process], _: Surroundings) -> Iterator[str]:
                 yield "it has secret memory (memfd_secret), which nobody else may read, criu neither"
 
 
+def _events(tree: Sequence[Process], _: Surroundings) -> Iterator[str]:
+    if count := sum(process.unread for process in tree):
+        yield unread(count)
+
+
+def unread(count: int) -> str:
+    """Why inotify events that nobody has read stand in the way."""
+    return f"it has not read {count} bytes of inotify events yet, which would be lost; it sleeps when it has"
+
+
 def _files(tree: Sequence[Process], around: Surroundings) -> Iterator[str]:
     for file in (file for process in tree for file in process.files):
         deleted = file.path.endswith(" (deleted)")
@@ -212,6 +222,7 @@ _CHECKS: tuple[Callable[[Sequence[Process], Surroundings], Iterator[str]], ...] 
     _namespaces,
     _links,
     _paths,
+    _events,
     _files,
     _pidfds,
     _inet,

@@ -94,6 +94,7 @@ def _afford(container: Container, engine: Engine, image: int, *, to_come: bool) 
 
 
 def _watches(container: Container, tree: list[descriptors.Process]) -> None:
+    container.watching = any(process.watches for process in tree)
     wanted = watches.wanted(tree, container.record.pid)
     container.watched = watches.find(container.record.pid, wanted, container.watched)
     if missing := wanted - container.watched.keys():
@@ -119,6 +120,8 @@ def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> d
         try:
             _last_look(container, sockets.table(application), own, snapshot.held.exclusive)
             volumes.settle(snapshot.path, application)
+            if container.watching and (count := sum(map(descriptors.unread, snapshot.pids))):
+                raise errors.Refused(refusals.unread(count))
             hold.only(
                 snapshot.held.ports,
                 snapshot.held.connections,

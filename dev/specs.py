@@ -42,9 +42,6 @@ class PodSpec:
     share_pid: bool = field(default=False, kw_only=True)
     """One PID namespace for all containers."""
 
-    own_users: bool = field(default=False, kw_only=True)
-    """A user namespace for the pod (hostUsers: false)."""
-
     privileged: bool = field(default=False, kw_only=True)
     """Allow privileged containers."""
 
@@ -58,12 +55,9 @@ class PodSpec:
 
     def namespaces(self) -> Any:
         """Which namespaces its containers share with whom."""
-        mapping = [V1.IdMapping(host_id=1 << 20, container_id=0, length=1 << 16)]
-        own = V1.UserNamespace(mode=POD, uids=mapping, gids=mapping)
         return V1.NamespaceOption(
             network=NODE if self.host_network else POD,
             pid=NODE if self.host_pid else POD if self.share_pid else CONTAINER,
-            userns_options=own if self.own_users else None,
         )
 
     def config(self, uid: str, cgroup: str) -> Any:

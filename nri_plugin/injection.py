@@ -27,14 +27,14 @@ def supervised(args: Sequence[str]) -> list[str]:
 
 
 def rewrite(
-    spec: refusals.Spec, container_dir: pathlib.Path, *, io_uring: bool = False
+    spec: refusals.Spec, container_dir: pathlib.Path, *, denied: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return `spec` with the supervisor in it; all else, known or not, is as before.
 
     Args:
         spec: of the container.
         container_dir: where the supervisor is on the host.
-        io_uring: leave the container that which cannot be checkpointed.
+        denied: system calls that shall fail with ENOSYS.
     """
     changed: dict[str, Any] = copy.deepcopy(dict(spec))
     args = changed["process"]["args"]
@@ -44,9 +44,9 @@ def rewrite(
         **(changed.get("annotations") or {}),
         MARK: json.dumps(args, ensure_ascii=False),
     }
-    if not io_uring:
+    if denied:
         linux = changed.get("linux") or {}
-        profile = seccomp.without(linux.get("seccomp"), seccomp.IO_URING)
+        profile = seccomp.without(linux.get("seccomp"), denied)
         changed["linux"] = {**linux, "seccomp": profile}
     return changed
 

@@ -18,6 +18,7 @@ from nri_plugin import (
     processes,
     refusals,
     registry,
+    seccomp,
     settings,
     stub,
     wishes,
@@ -292,18 +293,22 @@ class Plugin:
                 changed = injection.rewrite(
                     record.spec,
                     self._config.container_dir,
-                    io_uring=self._keeps_io_uring(container_id),
+                    denied=self._denied(container_id),
                 )
                 await self._records.put_spec(record, changed)
         except containers.ContainersError as error:
             return Reason("containerd", f"its spec could not be changed: {error}")
         return reason
 
-    def _keeps_io_uring(self, container_id: str) -> bool:
-        """Tell whether a container may use what criu cannot dump: by its wish, or as it is never dumped."""
+    def _denied(self, container_id: str) -> list[str]:
+        """Return the system calls that a container has to do without, since criu cannot bring back what they make."""
         found = self._known.get(container_id)
         policy = found.policy if found is not None else {}
-        return bool(policy.get("io_uring") or policy.get("disable_checkpointing"))
+        if policy.get("disable_checkpointing"):
+            return []
+        return (
+            [seccomp.LANDLOCK] if policy.get("io_uring") else [seccomp.IO_URING, seccomp.LANDLOCK]
+        )
 
     async def _forgive(self, found: registry.Container, lived: float) -> None:
         """Take back that a short life counts, if it ended with 0."""

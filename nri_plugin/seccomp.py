@@ -1,4 +1,4 @@
-"""A system call taken away from a container, by its seccomp profile; pure.
+"""System calls taken away from a container, by its seccomp profile; pure.
 
 What criu cannot bring back is best not begun. A program that is told ENOSYS does without, as on an older kernel.
 """
@@ -13,6 +13,10 @@ IO_URING = "io_uring_setup"
 """Its rings cannot be dumped (criu#2131). Node.js, uvloop and others use them whenever they can, and containerd's
 default profile allowed it before 2.0; Kubernetes has no profile at all unless asked for one."""
 
+LANDLOCK = "landlock_create_ruleset"
+"""A program's own confinement, which criu does not bring back: after the first wake it would be gone, and nothing shows
+that it was there. Better that the program knows."""
+
 ENOSYS = 38
 
 _ERRNO = "SCMP_ACT_ERRNO"
@@ -25,16 +29,16 @@ _ARCHITECTURES = {
 
 
 def without(
-    profile: Mapping[str, Any] | None, name: str, machine: str = platform.machine()
+    profile: Mapping[str, Any] | None, calls: Sequence[str], machine: str = platform.machine()
 ) -> dict[str, Any]:
-    """Return a runtime-spec seccomp profile in which a system call fails with ENOSYS, all else as before.
+    """Return a runtime-spec seccomp profile in which system calls fail with ENOSYS, all else as before.
 
     Args:
         profile: the container's; none, or an empty one, allows everything.
-        name: of the call.
+        calls: their names.
         machine: the architecture.
     """
-    denied = {"names": [name], "action": _ERRNO, "errnoRet": ENOSYS}
+    denied = {"names": [*calls], "action": _ERRNO, "errnoRet": ENOSYS}
     if not profile:
         return {
             "defaultAction": "SCMP_ACT_ALLOW",
@@ -42,10 +46,10 @@ def without(
             "syscalls": [denied],
         }
     # Two rules for one call contradict each other; libseccomp refuses that.
-    rules = [_rule(rule, name) for rule in profile.get("syscalls") or []]
+    rules = [_rule(rule, calls) for rule in profile.get("syscalls") or []]
     return {**profile, "syscalls": [*(rule for rule in rules if rule["names"]), denied]}
 
 
-def _rule(rule: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _rule(rule: Mapping[str, Any], calls: Sequence[str]) -> dict[str, Any]:
     names: Sequence[str] = rule.get("names") or []
-    return {**rule, "names": [one for one in names if one != name]}
+    return {**rule, "names": [name for name in names if name not in calls]}

@@ -95,6 +95,45 @@ def test_go(pods: Pods) -> None:
     cycles(one, ask)
 
 
+PREFORK = """
+import mmap, os, signal, socket, struct, sys, time
+shared = mmap.mmap(-1, 4096)  # as an opcode cache has it
+listener = socket.create_server(("", 8080), backlog=64)
+def work(number):
+    while True:
+        client, _ = listener.accept()
+        count = struct.unpack_from("Q", shared)[0] + 1
+        struct.pack_into("Q", shared, 0, count)
+        client.sendall(b"%d by %d\\n" % (count, number))
+        client.close()
+for number in range(4):
+    if not os.fork():
+        work(number)
+print("listening", flush=True)
+while True:
+    pid, status = os.wait()  # a manager starts those anew that end
+    if not os.fork():
+        work(9)
+"""
+
+
+def test_prefork(pods: Pods) -> None:
+    """Workers that wait in accept() on one socket and share memory, as PHP-FPM's and Apache's do."""
+    one = workloads.start(pods, "servers", ["python3", "-c", PREFORK], "listening")
+    asked = [0]
+
+    def ask() -> None:
+        for _ in range(8):
+            asked[0] += 1
+            with socket.create_connection((one.ip, 8080), timeout=15) as sock:
+                count, _, worker = sock.makefile().readline().split()
+                assert (int(count), worker in "0123") == (asked[0], True)
+
+    ask()
+    cycles(one, ask)
+    assert len(one.tree()) == 5
+
+
 UVLOOP = """
 import asyncio, uvloop
 count = 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import fcntl
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +115,17 @@ def test_inotify_on_what_was_deleted(pods: Pods) -> None:
     assert one.ask("1") == 1
 
 
+def test_inotify_events_that_nobody_has_read(pods: Pods) -> None:
+    """They are not lost: the sleep is refused until they are read."""
+    one = sleepers.python(pods, f"{WATCH}\nit = watch('/data')")
+    one.ask("open('/data/new', 'w').close()")
+    with pytest.raises(TtrpcError, match="inotify events"):
+        one.sleep()
+    assert one.ask("happened(it)") == ["new"]
+    one.sleep()
+    assert one.ask("happened(it)") == []
+
+
 # --- configmaps, secrets, tokens ------------------------------------------------------------------------------------------
 
 
@@ -166,6 +179,12 @@ def grow(path: Path) -> None:
         file.write(" and more")
 
 
+def replace(path: Path) -> None:
+    """As editors and configuration tools do."""
+    (path.parent / "other").write_text("other text")
+    (path.parent / "other").rename(path)
+
+
 def rotate(path: Path) -> None:
     """As a log is rotated; nobody makes it anew."""
     path.rename(path.with_suffix(".1"))
@@ -178,6 +197,8 @@ def rotate(path: Path) -> None:
         pytest.param("r+", grow, "it.read()", "text and more", id="grown-read-write"),
         pytest.param("r", lambda path: path.write_text(""), "it.read()", "", id="truncated"),
         pytest.param("r", lambda path: path.chmod(0o600), "it.read()", "text", id="mode"),
+        # Awake it would have gone on with the old one: asleep nobody keeps it.
+        pytest.param("r", replace, "it.read()", "other text", id="replaced"),
         pytest.param("a", grow, "it.write('!') and it.tell()", 14, id="log-grown"),
         pytest.param("a", rotate, "it.write('!') and it.tell()", 1, id="log-rotated"),
     ],
@@ -213,6 +234,44 @@ def test_a_file_of_a_volume_is_deleted_asleep(pods: Pods, tmp_path: Path) -> Non
         cri.until(lambda: "vol/file" in one.why(), 20)
         (tmp_path / "away").rename(tmp_path / "file")
         assert answer.result() == "text"
+    one.unharmed()
+
+
+def test_a_lock_that_another_has_taken(pods: Pods, tmp_path: Path) -> None:
+    """Asleep nobody has its locks on a volume; the wake waits for who has taken one, so that never two have it."""
+    (tmp_path / "lock").touch()
+    setup = "import fcntl\nit = open('/vol/lock'); fcntl.flock(it, fcntl.LOCK_EX)"
+    one = sleepers.python(pods, setup, mounts=[volume(tmp_path)])
+    one.sleep()
+    with (
+        (tmp_path / "lock").open() as lock,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        answer = pool.submit(one.ask, "1", timeout=50)
+        time.sleep(2)
+        assert not answer.done()
+        assert one.state == "WAKING"
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert answer.result() == 1
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    one.unharmed()
+
+
+def test_its_unix_sockets_wake_nobody(pods: Pods, tmp_path: Path) -> None:
+    """Asleep it is as if nobody listened on a socket on a volume; awake it is the same socket again."""
+    setup = "it = socket.socket(socket.AF_UNIX); it.bind('/vol/socket'); it.listen()"
+    one = sleepers.python(pods, setup, mounts=[volume(tmp_path)])
+    one.sleep()
+    with socket.socket(socket.AF_UNIX) as client:
+        with pytest.raises(ConnectionRefusedError):
+            client.connect(str(tmp_path / "socket"))
+        assert one.state == "ASLEEP"
+        one.ask("1")
+        client.connect(str(tmp_path / "socket"))
+        assert one.ask("it.accept()[0].send(b'hello')") == 5
+        assert client.recv(9) == b"hello"
     one.unharmed()
 
 

@@ -36,8 +36,6 @@ def profile(tmp_path: Path) -> str:
             {}, {"security": {"add": ["DAC_READ_SEARCH"]}}, "CAP_DAC_READ_SEARCH", id="DAC_READ_SEARCH"
         ),
         pytest.param({}, {"security": {"add": ["BPF"]}}, "CAP_BPF", id="BPF"),
-        # In a node that is itself a container nobody may mount a /proc in a user namespace.
-        pytest.param({"own_users": True}, {}, "hostUsers", id="user namespace", marks=pytest.mark.vm),
         pytest.param({}, {"command": ["/sbin/init"], "mounts": "/sbin/init"}, "has to be PID 1", id="init system"),
         pytest.param({}, {"mounts": "/.zeropod"}, "/.zeropod", id="own mount"),
         pytest.param({}, {"security": "profile"}, "seccomp profile forbids rt_sigtimedwait", id="seccomp"),
@@ -89,11 +87,6 @@ FORK = "child = os.fork()\nif not child:\n    BODY\n    time.sleep(1000)\ntime.s
             LIBC + "it = libc.fanotify_init(0x200, 0)", "os.close(it)", "fanotify", id="fanotify"
         ),
         pytest.param(
-            LIBC + "handled = ctypes.create_string_buffer((4).to_bytes(8, 'little'))\n"
-            "it = libc.syscall(444, handled, 8, 0)",
-            "os.close(it)", "Landlock", id="landlock",
-        ),
-        pytest.param(
             LIBC + "it = libc.syscall(447, 0)\nimport mmap\nos.ftruncate(it, 4096)\n"
             "mapped = mmap.mmap(it, 4096)",
             "mapped.close() or os.close(it)", "memfd_secret", id="secret memory",
@@ -139,3 +132,15 @@ def test_refused_before_anything_is_touched(pods: Pods, setup: str, over: str, s
         assert talk.ask("40 + 2") == 42
     assert one.info()["failed_sleeps"] == 0
     one.unharmed()
+
+
+@pytest.mark.parametrize("number", [425, 444], ids=["io_uring", "landlock"])
+@pytest.mark.parametrize("unconfined", [False, True])
+def test_what_cannot_come_back_is_not_there(pods: Pods, number: int, *, unconfined: bool) -> None:
+    """io_uring and Landlock look like on a kernel without them, with a seccomp profile and without one."""
+    setup = "import errno\nlibc = ctypes.CDLL(None, use_errno=True)"
+    one = sleepers.python(pods, setup, security={"unconfined": unconfined})
+    call = f"libc.syscall({number}, ctypes.create_string_buffer(b'\\4', 120), 8, 0)"
+    assert one.ask(f"[{call}, ctypes.get_errno() == errno.ENOSYS]") == [-1, True]
+    one.sleep()
+    assert one.ask(f"[{call}, ctypes.get_errno() == errno.ENOSYS]") == [-1, True]

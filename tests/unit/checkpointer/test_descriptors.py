@@ -93,6 +93,18 @@ def test_watches_are_read(tmp_path: Path) -> None:
         assert isinstance(found.watches[0], Watch)
 
 
+def test_events_that_nobody_has_read_are_counted(tmp_path: Path) -> None:
+    """Struct inotify_event is 16 bytes, and a name is padded to 16."""
+    script = (
+        "import ctypes; c = ctypes.CDLL(None); "
+        f"c.inotify_add_watch(c.inotify_init1(0), {bytes(tmp_path)!r}, 0x100)"
+    )
+    with running(script) as found:
+        assert found.unread == descriptors.unread(found.pid) == 0
+        (tmp_path / "new").touch()
+        assert descriptors.unread(found.pid) == 32
+
+
 def test_pidfds_are_read() -> None:
     """A descriptor of a process names it, and that of one that has ended nobody."""
     script = f"import os; a = os.pidfd_open({os.getpid()}); b = os.pidfd_open(os.getpid())"

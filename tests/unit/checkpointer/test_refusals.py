@@ -94,6 +94,7 @@ def test_an_ordinary_tree_is_not_refused(ordinary: dict[str, object]) -> None:
         ({"links": ("anon_inode:kvm-vcpu:0",)}, "kvm-vcpu:0"),
         ({"links": ("/dev/tty",)}, "terminal"),
         ({"paths": ("/", "/secretmem (deleted)")}, "memfd_secret"),
+        ({"unread": 32}, "32 bytes of inotify events"),
         ({"pidfds": (7, 1)}, "pidfd"),
         (file("/dev/nvidia0", DEVICE, rdev=os.makedev(195, 0)), "'/dev/nvidia0'"),
         (file("/dev/fuse", DEVICE, rdev=os.makedev(10, 229)), "'/dev/fuse'"),

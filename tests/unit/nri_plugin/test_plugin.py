@@ -10,7 +10,18 @@ import socket
 import pytest
 from fakes import nri_runtime, specs
 
-from nri_plugin import api, breaker, containers, injection, mux, plugin, registry, settings, stub
+from nri_plugin import (
+    api,
+    breaker,
+    containers,
+    injection,
+    mux,
+    plugin,
+    registry,
+    seccomp,
+    settings,
+    stub,
+)
 from ttrpc import streams
 
 WANTED = {"zeropod.ctrox.dev/scaledown-duration": "5s"}
@@ -128,7 +139,8 @@ async def test_a_wanted_container_gets_the_supervisor(node, tmp_path):
     """The stored spec is replaced by the injected one; nothing is claimed before it is seen."""
     spec = node.records.add("c1")
     await node.event("PostCreateContainer", state=api.State.CREATED)
-    assert node.records.written == [("c1", injection.rewrite(spec, tmp_path))]
+    denied = [seccomp.IO_URING, seccomp.LANDLOCK]
+    assert node.records.written == [("c1", injection.rewrite(spec, tmp_path, denied=denied))]
     known = node.known.get("c1")
     assert (known.injected, known.managed, known.reason) == (True, False, "")
     assert (known.title, known.uid, known.sandbox_id) == ("default/pod/web", "u1", "p1")

@@ -156,7 +156,7 @@ def test_what_the_spec_does_not_say_counts_too(host, said):
 
 def test_the_injection_changes_three_things():
     """Args, one mount, one annotation: golden; all else is as it was, unknown fields included."""
-    changed = injection.rewrite(SPEC, pathlib.Path("/opt/zeropod/container"), io_uring=True)
+    changed = injection.rewrite(SPEC, pathlib.Path("/opt/zeropod/container"))
     expected = copy.deepcopy(SPEC)
     expected["process"]["args"] = ["/.zeropod/init", "--", "redis-server", "--save", ""]
     expected["mounts"].append(
@@ -172,13 +172,14 @@ def test_the_injection_changes_three_things():
     assert json.loads(json.dumps(changed)) == expected
 
 
-def test_the_injection_takes_io_uring_away():
-    """Unless it is wanted: the seccomp profile is the fourth thing that changes."""
-    changed = injection.rewrite(SPEC, pathlib.Path("/x"))
-    assert changed["linux"]["seccomp"] == without(SPEC["linux"]["seccomp"], "io_uring_setup")
+def test_the_injection_takes_system_calls_away():
+    """Where some are named: the seccomp profile is the fourth thing that changes."""
+    calls = ["io_uring_setup"]
+    changed = injection.rewrite(SPEC, pathlib.Path("/x"), denied=calls)
+    assert changed["linux"]["seccomp"] == without(SPEC["linux"]["seccomp"], calls)
     bare = {**SPEC, "linux": None}
-    assert "seccomp" in injection.rewrite(bare, pathlib.Path("/x"))["linux"]
-    assert injection.rewrite(bare, pathlib.Path("/x"), io_uring=True)["linux"] is None
+    assert "seccomp" in injection.rewrite(bare, pathlib.Path("/x"), denied=calls)["linux"]
+    assert injection.rewrite(bare, pathlib.Path("/x"))["linux"] is None
 
 
 def test_the_injection_leaves_its_input_alone():
