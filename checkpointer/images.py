@@ -378,6 +378,8 @@ class Store:
 
 
 def _unwritable(error: OSError) -> ImageError:
+    if isinstance(error, FileNotFoundError):
+        return ImageError("the image is gone: somebody has removed it", kind=Kind.IMAGE_MISSING)
     kind = Kind.DISK_FULL if is_full(error) else Kind.IMAGE_UNWRITABLE
     return ImageError(f"the image cannot be written or removed: {error}", kind=kind)
 

@@ -170,7 +170,6 @@ def drained(container: Container, engine: Engine) -> bool:
     engine.room.give_back(container.record.id)
     # Else it has ended meanwhile, and needs no pages.
     if not whole and container.supervisor.alive():
-        log.error("drain.failed", extra={"remedy": "restoring eagerly from the same image"})
         _again(container, engine, image, drain)
     # In this order: the next image has the same place, and a sleep waits for the end of the drain.
     image.drop()
@@ -183,6 +182,7 @@ def _again(container: Container, engine: Engine, image: images.Image, drain: laz
     """Restore once more, with packets and execs held: the kernel would answer for the dead application with resets."""
     held = image.manifest.held
     if container.hold is None:  # else an earlier try failed, and they are held still
+        log.error("drain.failed", extra={"remedy": "restoring eagerly from the same image"})
         container.tally.wake_failures[Kind.PAGE_DAEMON] += 1
         engine.execs.hold(container.record.id, container.record.pid)
         container.hold = container.pod.hold(container.record.id)

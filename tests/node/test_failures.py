@@ -138,7 +138,7 @@ def test_a_wake_needs_no_space(
                 assert one.reach("RUNNING")["failed_wakes"] == 0
             one.sleep()
             assert talk.ask("memory['a']") == 1
-        cri.until(lambda: not one.info()["draining"], 10)
+        settle(one)
         one.unharmed()
 
 
@@ -212,6 +212,12 @@ def test_a_disk_that_is_read_only(pods: Pods) -> None:
         one.unharmed()
 
 
+def settle(one: sleepers.Sleeper) -> None:
+    """Wait until its last wake is over with all that comes after it."""
+    one.reach("RUNNING")
+    cri.until(lambda: not one.image().exists(), 20)
+
+
 def refused(one: sleepers.Sleeper, kind: str) -> str:
     """Try to put it to sleep; the reason why not, which has to be of this kind."""
     with pytest.raises(TtrpcError) as caught:
@@ -235,7 +241,7 @@ def test_a_disk_that_gets_low(pods: Pods) -> None:
             (disk / "ballast").unlink()
             one.sleep()
             assert talk.ask("memory['a'], len(ballast)") == [1, 40 << 20]
-        cri.until(lambda: not one.info()["draining"], 10)
+        settle(one)
         one.unharmed()
 
 
@@ -297,7 +303,7 @@ def test_the_nodes_budget_for_images(pods: Pods) -> None:
         first.sleep()
         assert "--image-budget" in refused(second, "image-budget")
         first.wake()
-        cri.until(lambda: not first.image().exists(), 10)
+        settle(first)
         second.sleep()
         assert second.ask("len(ballast)") == 16 << 20
     first.unharmed()
@@ -494,6 +500,17 @@ def test_a_damaged_image_that_stays_so(pods: Pods) -> None:
     assert (kept / file.name).stat().st_size == 4096
     assert "image-corrupt" in daemon_log("container.gone")
     shutil.rmtree(kept)
+
+
+def test_an_image_that_is_removed(pods: Pods) -> None:
+    """There is nothing to wake from: the container ends with 71, and the reason says that somebody has removed it."""
+    one = sleepers.python(pods)
+    with one.talk() as talk:
+        one.sleep()
+        shutil.rmtree(one.image())
+        talk.send("1")
+        assert one.container.wait("exited", 60).exit_code == 71
+    assert "kind=image-missing" in daemon_log("container.gone")
 
 
 def daemon_log(event: str) -> str:
