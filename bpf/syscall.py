@@ -75,7 +75,6 @@ _FAN_RESPONSE = struct.Struct("=iI")  # struct fanotify_response
 AT_FDCWD = -100
 
 # linux/bpf.h, enum bpf_cmd
-BPF_MAP_CREATE = 0
 BPF_MAP_LOOKUP_ELEM = 1
 BPF_MAP_UPDATE_ELEM = 2
 BPF_MAP_DELETE_ELEM = 3
@@ -204,11 +203,6 @@ def _bpf(command: int, attr: bytes, subject: str | None = None) -> int:
 def _map_elem(map_fd: int, key: int | None, value: int | None, flags: int = 0) -> bytes:
     """Pack the arm of union bpf_attr that BPF_MAP_*_ELEM use; key and value are addresses."""
     return struct.pack("=I4xQQQ", map_fd, key or 0, value or 0, flags)
-
-
-def bpf_map_create(kind: int, key_size: int, value_size: int, max_entries: int) -> int:
-    """Return the descriptor of a new map."""
-    return _bpf(BPF_MAP_CREATE, struct.pack("=5I", kind, key_size, value_size, max_entries, 0))
 
 
 def bpf_map_lookup(map_fd: int, key: bytes, value_size: int) -> bytes | None:
