@@ -72,6 +72,7 @@ class Pod:
         self._programs = programs
         self._settings = settings
         self._lock = threading.RLock()
+        self._heir = False  # of a layout that we cannot read
         self._holds: dict[str, Hold] = {}
         self.pid = 0
 
@@ -114,6 +115,7 @@ class Pod:
 
     def _quarantine(self) -> None:
         """The old maps held something perhaps, and ours know nothing of it until it is adopted."""
+        self._heir = True
         self._state.set_quarantine(
             time.monotonic_ns() + int(self._settings.quarantine_seconds * 1e9)
         )
@@ -204,7 +206,7 @@ class Pod:
         """
         with self._lock:
             self._state.recover()
-            self._open_loopback()
+            self._open_loopback(heir=self._heir)
             former = self._holds.get(container_id)
             hold = self._make(container_id)
             if former is not None:
@@ -249,14 +251,17 @@ class Pod:
             if last:
                 self._close_loopback()
 
-    def _open_loopback(self) -> None:
-        """Let frames come back to lo while something is held."""
+    def _open_loopback(self, *, heir: bool = False) -> None:
+        """Let frames come back to lo while something is held.
+
+        An heir finds it open; how it was before stood in maps of another layout, and is taken for the kernel's default.
+        """
         slot = self._state.slot
         if slot.loopback.saved:
             return
 
         def inside() -> Loopback:
-            before = [links.get_sysctl(name) for name in _LO_SYSCTLS]
+            before = [0 if heir else links.get_sysctl(name) for name in _LO_SYSCTLS]
             for name in _LO_SYSCTLS:
                 links.set_sysctl(name, 1)
             return Loopback(True, *before)
