@@ -190,10 +190,13 @@ def _unix(tree: Sequence[Process], around: Surroundings) -> Iterator[str]:
     if not around.unix:
         return
     mine = {found.inode: found for process in tree for found in process.sockets}
+    names = {around.unix[inode].name for inode in mine if inode in around.unix}
     for inode, found in mine.items():
         known = around.unix.get(inode)
-        if known is None or not known.peer or known.peer in mine:
+        if known is None or known.peer in mine or not (known.peer or found.peer):
             continue
+        if not known.peer and found.peer in names:
+            continue  # it waits to be accepted by the application itself
         other = around.unix.get(known.peer)
         name = repr(found.peer or known.name or "without a name")
         if known.kind != socket.SOCK_DGRAM:

@@ -296,6 +296,7 @@ def test_a_syslog_daemon_in_the_pod(pods: Pods, tmp_path: Path) -> None:
     [
         pytest.param("SOCK_DGRAM", "syslog daemon in the same pod", id="the-nodes-syslog"),
         pytest.param("SOCK_STREAM", "sleeps when that connection is closed", id="stream"),
+        pytest.param("SOCK_SEQPACKET", "sleeps when that connection is closed", id="not-accepted"),
     ],
 )
 def test_unix_sockets_to_the_node(pods: Pods, tmp_path: Path, kind: str, told: str) -> None:
@@ -304,7 +305,7 @@ def test_unix_sockets_to_the_node(pods: Pods, tmp_path: Path, kind: str, told: s
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(socket.socket(socket.AF_UNIX, sort))
         server.bind(str(tmp_path / "socket"))
-        if sort == socket.SOCK_STREAM:
+        if sort != socket.SOCK_DGRAM:
             server.listen()
         setup = f"it = socket.socket(socket.AF_UNIX, socket.{kind}); it.connect('/vol/socket')"
         one = sleepers.python(pods, setup, mounts=[volume(tmp_path)])

@@ -26,6 +26,7 @@ AROUND = Surroundings(
         4: Unix(socket.SOCK_DGRAM, 5, ""),
         5: Unix(socket.SOCK_DGRAM, 0, "/dev/log"),
         6: Unix(socket.SOCK_DGRAM, 77, ""),
+        7: Unix(socket.SOCK_STREAM, 0, ""),
     },
 )
 
@@ -68,6 +69,14 @@ def sock(inode: int, family: int, kind: int, proto: int, **more: str) -> dict[st
         sock(50, socket.AF_NETLINK, socket.SOCK_RAW, 0),
         sock(50, socket.AF_PACKET, socket.SOCK_DGRAM, 768),
         sock(4, socket.AF_UNIX, socket.SOCK_DGRAM, 0),
+        sock(7, socket.AF_UNIX, socket.SOCK_STREAM, 0),
+        {
+            "sockets": (
+                Socket(1, socket.AF_UNIX, socket.SOCK_STREAM, 0),
+                Socket(2, socket.AF_UNIX, socket.SOCK_STREAM, 0),
+                Socket(7, socket.AF_UNIX, socket.SOCK_STREAM, 0, "/tmp/own.sock"),
+            )
+        },
         {
             "sockets": (
                 Socket(1, socket.AF_UNIX, socket.SOCK_STREAM, 0),
@@ -109,6 +118,7 @@ def test_an_ordinary_tree_is_not_refused(ordinary: dict[str, object]) -> None:
         (sock(50, socket.AF_INET, socket.SOCK_DGRAM, 1), "protocol 1"),
         (sock(50, socket.AF_INET, socket.SOCK_STREAM, 6, ulp="tls"), "TLS"),
         (sock(3, socket.AF_UNIX, socket.SOCK_STREAM, 0, peer="/run/db.sock"), "/run/db.sock"),
+        (sock(7, socket.AF_UNIX, socket.SOCK_STREAM, 0, peer="/run/db.sock"), "/run/db.sock"),
         (sock(6, socket.AF_UNIX, socket.SOCK_DGRAM, 0, peer="/dev/log"), "syslog"),
     ],
 )
