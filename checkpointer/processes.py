@@ -51,11 +51,16 @@ class Security(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """What criu does not bring back (facts: affinity, I/O priority and timer slack are lost)."""
+    """What criu does not bring back.
+
+    It loses affinity, I/O priority and timer slack; an oom_score_adj of 0 it takes for none, and the application is
+    left with that of the zygote, which nothing but a whole machine's memory may end.
+    """
 
     affinity: tuple[int, ...]
     ioprio: int  # class << 13 | level
     timer_slack: int  # nanoseconds
+    oom_score_adj: int | None = None  # unknown in images of before it was kept
 
 
 @contextlib.contextmanager
@@ -237,10 +242,11 @@ def security(pid: int) -> dict[int, Security]:
 
 
 def tuning(tid: int) -> Tuning:
-    """Return the scheduling details of one thread that criu does not keep."""
+    """Return the details of one thread that criu does not keep."""
     affinity = tuple(sorted(os.sched_getaffinity(tid)))
     ioprio = syscall.ioprio_get(syscall.IOPRIO_WHO_PROCESS, tid)
-    return Tuning(affinity, ioprio, int(_text(f"/proc/{tid}/timerslack_ns")))
+    slack = int(_text(f"/proc/{tid}/timerslack_ns"))
+    return Tuning(affinity, ioprio, slack, int(_text(f"/proc/{tid}/oom_score_adj")))
 
 
 def tune(tid: int, wanted: Tuning) -> None:
@@ -253,3 +259,5 @@ def tune(tid: int, wanted: Tuning) -> None:
         syscall.ioprio_set(syscall.IOPRIO_WHO_PROCESS, tid, wanted.ioprio)
     if now.timer_slack != wanted.timer_slack:
         Path(f"/proc/{tid}/timerslack_ns").write_text(str(wanted.timer_slack))
+    if wanted.oom_score_adj not in (None, now.oom_score_adj):
+        Path(f"/proc/{tid}/oom_score_adj").write_text(str(wanted.oom_score_adj))

@@ -198,27 +198,6 @@ def test_read_only_root(pods: Pods) -> None:
         assert "Read-only" in talk.ask("open('/new', 'w')")
 
 
-def test_hardened(pods: Pods) -> None:
-    """A container with a uid of its own and no capabilities sleeps and wakes with the same identity."""
-    if not capability(24):
-        pytest.skip("a container that is not root's needs CAP_SYS_RESOURCE on the node")
-    security = {"run_as_user": 1000, "no_new_privs": True, "drop_all": True}
-    one = sleepers.python(pods, SURROUNDINGS, port=7007, security=security)
-    with sleepers.Talk(one.ip, port=7007) as talk:
-        before = talk.ask("surroundings()")
-        one.sleep()
-        talk.ask("1")
-        one.reach("RUNNING")
-        assert talk.ask("surroundings()") == before
-    one.unharmed()
-
-
-def capability(number: int) -> bool:
-    """Whether this process has a capability."""
-    status = Path("/proc/self/status").read_text()
-    return bool(int(status.split("CapEff:")[1].split()[0], 16) >> number & 1)
-
-
 @pytest.mark.both
 def test_surroundings(pods: Pods) -> None:
     """Environment, directory, ids, groups, limits, masks, affinity, priority and namespaces are as before."""
