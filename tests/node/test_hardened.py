@@ -115,7 +115,7 @@ def changes(before: dict[str, str], after: dict[str, str]) -> dict[str, tuple[st
     return {name: both for name, both in found.items() if both[0] != both[1]}
 
 
-def test_five_cycles(pods: Pods) -> None:
+def test_a_hardened_pod_through_five_sleeps(pods: Pods) -> None:
     """Through five sleeps it keeps memory, connection, identity, seccomp and limits, of every thread."""
     one = hardened(pods)
     with Talk(one.ip, port=PORT) as kept:
@@ -139,7 +139,7 @@ def test_five_cycles(pods: Pods) -> None:
 
 
 @pytest.mark.smoke
-def test_redis(pods: Pods) -> None:
+def test_a_hardened_redis(pods: Pods) -> None:
     """A hardened redis is woken by a new connection and by one that was open, and has its keys."""
     security = {**SECURITY, "run_as_user": 999, "run_as_group": 999}
     one = sleepers.redis(pods, security=security, resources={"memory": MEMORY, "cpu_quota": TENTH})
