@@ -205,7 +205,9 @@ class ExecWatch:
             ended = watched.waiting.take_ended()
             waits = watched.waiting.add(event.fd, event.pid)
         for fd in ended:
-            os.close(fd)
+            self._answer(
+                fd, syscall.FAN_ALLOW
+            )  # nobody hears it, but the kernel forgets the event
         if waits:
             return None
         # Let in it would find no application, and might change the files of the one that is to be restored.

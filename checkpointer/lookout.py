@@ -116,6 +116,8 @@ class Lookout:
 
     def _glance(self) -> idle.Busy | str:
         """In a dry run that would have it asleep: what would wake it."""
+        if not self._container.record.policy.dry_run:
+            return "policy"
         cause = dryrun.wake(self._container)
         return cause or idle.Busy(time.monotonic() + dryrun.LOOK, "")
 

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 
-from checkpointer import doors, errors, processes
+from checkpointer import cgroups, doors, errors, processes
 from checkpointer.cell import Cell
 from checkpointer.clock import Clock
 from checkpointer.container import Container
@@ -66,6 +66,7 @@ def end(container: Container, engine: Engine) -> None:
             if wake := hold.receive():
                 raise doors.CalledOff(wake.kind)
             clock.phase("hold")
+            container.freed = cgroups.charged(container.record.pid)
             container.supervisor.tell(Signal.END, State.ENDING)
             finish(container, application)
             clock.phase("end")

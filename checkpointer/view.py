@@ -9,7 +9,7 @@ from checkpointer import api
 from checkpointer.container import Container
 from checkpointer.containers import Record
 from checkpointer.engine import Engine
-from checkpointer.lifecycle import State
+from checkpointer.lifecycle import Mode, State
 from checkpointer.metrics import Sample, View
 
 
@@ -43,14 +43,17 @@ def _sample(container: Container, now: float) -> Sample:
     # Once: the loop and the workers go on meanwhile.
     record, tally, hold, image = container.record, container.tally, container.hold, container.image
     state = container.life.state
-    gone = state in {State.ASLEEP, State.WAKING} and image is not None
+    gone = state in {State.ASLEEP, State.WAKING}
+    freed = image.manifest.pages_bytes if image is not None else 0
+    if container.mode is Mode.OFF:
+        freed = container.freed
     return Sample(
         who=(record.namespace, record.pod, record.name),
         state=state,
         tally=tally,
         asleep=tally.asleep_until(now),
         image_bytes=image.manifest.total_bytes if image is not None else 0,
-        reclaimed_bytes=image.manifest.pages_bytes if gone and image is not None else 0,
+        reclaimed_bytes=freed if gone else 0,
         held_frames=hold.queued if hold is not None else 0,
         dropped_frames=tally.dropped + (hold.dropped if hold is not None else 0),
         answered_keepalives=tally.answered + (hold.answered if hold is not None else 0),
