@@ -316,7 +316,7 @@ class _Dump:
         lines = criu.telling(log)
         reason = str(error) or repr(error)
         refused = isinstance(error, Refused)
-        kept = None if refused else self._store.keep_log(self._target.container_id, log)
+        kept = None if refused else self._store.failures.keep_log(self._target.container_id, log)
         rescued = rescue.after_dump(self._application)
         try:
             if not rescued.healthy:

@@ -28,15 +28,13 @@ from typing import Self
 from checkpointer import manifest as manifests
 from checkpointer import processes, seal
 from checkpointer.errors import ImageError
+from checkpointer.failures import Failures
 from checkpointer.kinds import Kind, is_full
 from checkpointer.manifest import Manifest
 
 _log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_KEPT_FAILURES = 4  # newest of those kept for a look
-_KEPT_SECONDS = 24 * 3600.0
-_LOG_BYTES = 64 << 10  # tail of a kept log
 _FENCE = "fence"
 _BEGUN, _RELEASED = "restore.begun", "restore.released"  # instead of it, in images of version 1
 _LATER = ("restore.log", "stats-restore")  # what criu opens for writing in a restore
@@ -236,20 +234,22 @@ class Store:
 
     Attributes:
         images: Committed ones, by container id.
+        failures: What is kept for a look.
         fsync: How files are synced; tests let it fail.
     """
 
     def __init__(self, root: Path, fsync: Callable[[int], None] = os.fsync) -> None:
         self.root = root
-        self.images, self._staging, self._failed = (
+        self.images, self._staging, failed = (
             root / name for name in ("images", "staging", "failed")
         )
+        self.failures = Failures(failed)
         self.fsync = fsync
-        for directory in (root, self.images, self._staging, self._failed):
+        for directory in (root, self.images, self._staging, failed):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
         self._sweep()
-        self.bound_failures()
+        self.failures.bound()
 
     def _sweep(self) -> None:
         """Remove what daemons that have ended left half done."""
@@ -330,42 +330,23 @@ class Store:
             raise _unwritable(error) from error
 
     def fail(self, container_id: str) -> Path | None:
-        """Put a container's image aside for a look; the store keeps few of them and not for long."""
-        path = self._failed / f"{_checked(container_id)}~{time.time_ns()}"
-        try:
-            (self.images / container_id).rename(path)
-        except FileNotFoundError:
-            return None
-        self.bound_failures()
-        return path
+        """Put a container's image aside for a look; None if there is none.
 
-    def keep_log(self, container_id: str, log: Path) -> Path | None:
-        """Keep the tail of a criu log; return where, None if that is not possible."""
-        directory = self._failed / f"{_checked(container_id)}~{time.time_ns()}"
-        kept = directory / log.name
-        try:
-            data = log.read_bytes()[-_LOG_BYTES:]
-            directory.mkdir(mode=0o700)
-            kept.write_bytes(data)
-        except OSError as error:
-            _log.info("log.lost", extra={"log": str(log), "error": str(error)})
-            return None
-        self.bound_failures()
-        return kept
-
-    def bound_failures(self) -> None:
-        """Remove failures that are old, or too many."""
-        by_age = sorted(self._failed.iterdir(), key=_failed_at, reverse=True)
-        oldest = time.time_ns() - int(_KEPT_SECONDS * 1e9)
-        for index, entry in enumerate(by_age):
-            if index >= _KEPT_FAILURES or _failed_at(entry) < oldest:
-                shutil.rmtree(entry, ignore_errors=True)
+        Raises:
+            OSError: it cannot be moved.
+        """
+        return self.failures.take(container_id, self.images / _checked(container_id))
 
     def gc(self, live: set[str]) -> list[str]:
         """Remove the images of containers that are no more; return their ids."""
         dropped = [container_id for container_id in self.all() if container_id not in live]
         for container_id in dropped:
-            self.drop(container_id)
+            try:
+                self.drop(container_id)
+            except ImageError as error:  # the next daemon tries again
+                _log.warning(
+                    "image.left", extra={"container": container_id, "error": error.reason}
+                )
         return dropped
 
     def usage(self) -> int:
@@ -373,8 +354,8 @@ class Store:
         return sum(size(entry) for entry in self._entries())
 
     def _entries(self) -> Iterator[Path]:
-        for directory in (self.images, self._staging, self._failed):
-            yield from directory.iterdir()
+        for name in ("images", "staging", "failed"):
+            yield from (self.root / name).iterdir()
 
 
 def _unwritable(error: OSError) -> ImageError:
@@ -382,11 +363,6 @@ def _unwritable(error: OSError) -> ImageError:
         return ImageError("the image is gone: somebody has removed it", kind=Kind.IMAGE_MISSING)
     kind = Kind.DISK_FULL if is_full(error) else Kind.IMAGE_UNWRITABLE
     return ImageError(f"the image cannot be written or removed: {error}", kind=kind)
-
-
-def _failed_at(path: Path) -> int:
-    stamp = path.name.rpartition("~")[2]
-    return int(stamp) if stamp.isdigit() else 0
 
 
 def _checked(container_id: str) -> str:

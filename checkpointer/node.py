@@ -135,7 +135,7 @@ class Node:
         self._loop.call_later(TIDY, self._tidy)
 
     async def _bound_failures(self) -> None:
-        await self._loop.run_in_executor(self._pool, self.engine.store.bound_failures)
+        await self._loop.run_in_executor(self._pool, self.engine.store.failures.bound)
 
     async def _sweep(self) -> None:
         """Clear away what is nobody's, once the plugin has said who there is.

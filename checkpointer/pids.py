@@ -1,4 +1,4 @@
-"""Who has a pid of the application's while it is away: it cannot come back beside them, for its pids are its own."""
+"""Why an application cannot have its pids back: somebody else has one, or there may be no more tasks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from checkpointer import processes
 
 # criu/cr-restore.c: fork_with_pid; criu/pie/restorer.c, whose numbers are the kernel's
 _TAKEN = re.compile(r"Can't fork for \d+: File exists|Unable to create a thread: -17\b")
+
+
+_FEW = re.compile(
+    r"Can't fork for \d+: Resource temporarily unavailable|Unable to create a thread: -11\b"
+)
 
 
 class Taker(NamedTuple):
@@ -34,6 +39,11 @@ class Taker(NamedTuple):
 def tells_taken(texts: Iterable[str]) -> bool:
     """Say whether criu's words mean that a pid was taken."""
     return any(map(_TAKEN.search, texts))
+
+
+def tells_few(texts: Iterable[str]) -> bool:
+    """Say whether criu's words mean that a limit lets it make no more tasks."""
+    return any(map(_FEW.search, texts))
 
 
 def takers(supervisor: int, wanted: Collection[int]) -> list[Taker]:

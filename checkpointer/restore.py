@@ -287,6 +287,8 @@ class _Restore:
         kind = kind_of(self._objection or error, lines)
         if kind is Kind.CRIU_FAILED and pids.tells_taken((reason, *lines)):
             kind = Kind.PID_TAKEN
+        elif kind is Kind.CRIU_FAILED and pids.tells_few((reason, *lines)):
+            kind = Kind.NO_ROOM_TASKS
         wrote, ours = self._image.manifest.criu, self._zygotes.bundle.version
         if kind is Kind.CRIU_FAILED and wrote != ours:
             reason += f" (the image was written by criu {wrote}, and this is {ours})"

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 _MAKE_WRITABLE = (
     "let the disk of the images be written again: that one is used has to be noted there"
 )
+_MORE_TASKS = (
+    "raise the limit on the pod's tasks (the kubelet's podPidsLimit), or end what else runs in it"
+)
 _MAKE_SPACE = "free space or inodes on the disk of the images, or of the container's own files"
 
 _GONE = re.compile(r"Can't open file .* on restore: No such file")  # criu/files-reg.c: open_path
@@ -111,6 +114,8 @@ def _passing(container: Container, engine: Engine, image: images.Image) -> Itera
             raise errors.NoRoom(f"{reason}; {_MAKE_SPACE}", kind=kind) from error
         if kind is Kind.IMAGE_UNWRITABLE:
             raise errors.NoRoom(f"{reason}; {_MAKE_WRITABLE}", kind=kind) from error
+        if kind is Kind.NO_ROOM_TASKS:
+            raise errors.NoRoom(f"{reason}; {_MORE_TASKS}", kind=kind) from error
         if kind is Kind.PID_TAKEN:
             reason = _in_the_way(container, engine, image) or reason
             raise errors.NoRoom(reason, kind=kind) from error

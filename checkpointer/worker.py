@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import errno
 import os
 import select
 import signal
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from checkpointer import cgroups
+from checkpointer import cgroups, kinds
 from checkpointer.errors import ZygoteError
 
 _NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid")  # entered in this order, mnt last
@@ -158,7 +159,9 @@ class Zygote:
         status, number, pid, guardian = _REPLY.unpack_from(data)
         if status or not fds:
             message = f"criu could not be started (step {status}: {os.strerror(number)})"
-            raise ZygoteError(message)
+            # Only a limit on tasks makes a fork or clone3 fail so.
+            few = number == errno.EAGAIN
+            raise ZygoteError(message, kind=kinds.Kind.NO_ROOM_TASKS if few else None)
         os.set_inheritable(fds[0], False)
         if self.kind is Kind.SWRK:
             connection.close()

@@ -339,7 +339,7 @@ def test_a_log_that_cannot_be_kept_is_let_go(store: Store, tmp_path: Path) -> No
     (store.root / "failed").rmdir()
     log = tmp_path / "dump.log"
     log.write_text("x")
-    assert store.keep_log(ID, log) is None
+    assert store.failures.keep_log(ID, log) is None
 
 
 def test_few_failures_are_kept(store: Store) -> None:
@@ -352,12 +352,24 @@ def test_few_failures_are_kept(store: Store) -> None:
     assert store.all() == []
 
 
+def test_logs_do_not_drive_images_out(store: Store, tmp_path: Path) -> None:
+    """A sleep that fails again and again leaves a log each time; the one image of a lost application stays."""
+    committed(store)
+    kept = store.fail(ID)
+    assert kept is not None
+    (tmp_path / "dump.log").write_text("x")
+    for _ in range(20):
+        store.failures.keep_log("other", tmp_path / "dump.log")
+    assert kept.exists()
+    assert len(list((store.root / "failed").iterdir())) == 9
+
+
 def test_failures_are_not_kept_for_ever(store: Store) -> None:
     """A day later they are gone, whoever looks first; an image of memory is large, and secret."""
     committed(store)
     kept = store.fail(ID)
     assert kept is not None
-    store.bound_failures()
+    store.failures.bound()
     assert kept.exists()
     kept.rename(kept.with_name(f"{ID}~{time.time_ns() - 25 * 3600 * 10**9}"))
     Store(store.root)
@@ -368,11 +380,11 @@ def test_a_kept_log_is_bounded(store: Store, tmp_path: Path) -> None:
     """Of a long log only the tail is kept."""
     log = tmp_path / "dump.log"
     log.write_bytes(b"a" * 1_000_000 + b"end")
-    kept = store.keep_log(ID, log)
+    kept = store.failures.keep_log(ID, log)
     assert kept is not None
     assert len(kept.read_bytes()) < 100_000
     assert kept.read_bytes().endswith(b"end")
-    assert store.keep_log(ID, tmp_path / "none") is None
+    assert store.failures.keep_log(ID, tmp_path / "none") is None
 
 
 def test_garbage_is_what_nobody_owns(store: Store) -> None:

@@ -66,6 +66,15 @@ def test_a_disk_that_cannot_be_written_holds_a_wake(monkeypatch, container, engi
     assert caught.value.kind is Kind.IMAGE_UNWRITABLE
 
 
+def test_a_limit_on_tasks_that_is_hit_in_the_middle_holds_a_wake(monkeypatch, container, engine):
+    """There was room when it was looked at; that others came first is no failure of the image."""
+    error = errors.RestoreError("EAGAIN", kind=Kind.NO_ROOM_TASKS)
+    monkeypatch.setattr(restore, "restore", mock.Mock(side_effect=error))
+
+    with pytest.raises(errors.NoRoom, match="podPidsLimit"):
+        wake.run(container, engine)
+
+
 @pytest.mark.parametrize(
     "error",
     [
