@@ -85,7 +85,8 @@ TABLE = (
         text="Keep no memory: the application is ended (SIGTERM, ten seconds, SIGKILL, with all that it and execs have "
         "forked) and started afresh by the first packet or exec, which waits until it listens on its ports again, "
         "for a minute at the most. Open connections end with it. The container stays Running; stopped while there is "
-        "no application it ends with exit code 0.",
+        "no application it ends with exit code 0. An application that opens its port without SO_REUSEADDR may fail to "
+        "start within a minute after it closed connections, as after any restart.",
     ),
     Annotation(
         name="disable-probe-detection",
