@@ -14,7 +14,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from checkpointer import cgroups, criu, held, images, lazy, manifest, processes, rescue, seal
+from checkpointer import (
+    cgroups,
+    criu,
+    held,
+    images,
+    lazy,
+    manifest,
+    processes,
+    rescue,
+    seal,
+    trim,
+)
 from checkpointer.clock import Clock
 from checkpointer.errors import (
     CheckpointerError,
@@ -221,6 +232,7 @@ class _Dump:
 
     def _commit(self) -> None:
         self._pids = tuple(processes.tree(self._application))
+        trim.trim(self._staged.path)
         found = held.read(self._staged.path)
         notes = self._frozen(Frozen(self._staged.path, found, self._pids))
         self._clock.phase("frozen")

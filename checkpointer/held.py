@@ -56,13 +56,19 @@ def messages() -> Any:
     """
     path = list(sys.path)
     try:
-        from pycriu.images import fdinfo_pb2, tcp_stream_pb2  # noqa: PLC0415 - only a daemon that reads images needs it
+        from pycriu.images import (  # noqa: PLC0415 - only a daemon that reads images needs them
+            cgroup_pb2,
+            fdinfo_pb2,
+            tcp_stream_pb2,
+        )
     except ImportError as error:
         raise Missing("pycriu is missing: install Debian's python3-pycriu") from error
     finally:
         sys.path[:] = path
     return SimpleNamespace(
-        file_entry=fdinfo_pb2.file_entry, tcp_stream_entry=tcp_stream_pb2.tcp_stream_entry
+        file_entry=fdinfo_pb2.file_entry,
+        tcp_stream_entry=tcp_stream_pb2.tcp_stream_entry,
+        cgroup_entry=cgroup_pb2.cgroup_entry,
     )
 
 
