@@ -21,6 +21,7 @@
 #include "criu-tracer.h"
 #include "criu-raw.h"
 #include "criu-undo.h"
+#include "criu-warm.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -105,6 +106,11 @@ EXPORT long ptrace(enum __ptrace_request request, ...)
 	address = va_arg(arguments, void *);
 	data = peek ? &word : va_arg(arguments, void *);
 	va_end(arguments);
+	if (request == PTRACE_GET_RSEQ_CONFIGURATION) {
+		result = warm_rseq(tid, data, (size_t)address);
+		if (result)
+			return result;
+	}
 	if (bell >= 0)
 		t = request == PTRACE_SEIZE ? undo_find_or_make(tid) : undo_find(tid);
 	if (t && (undo_is_seized(t) || request == PTRACE_SEIZE)) {

@@ -33,6 +33,7 @@
 #define _GNU_SOURCE
 #include "criu-doors.h"
 #include "criu-tracer.h"
+#include "criu-warm.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/nsfs.h>
@@ -557,6 +558,7 @@ __attribute__((constructor)) static void zygote(void)
 	doors_test();
 	if (only_test)
 		_exit(0);
+	warm_up();
 	guarded = getenv("CRIU_ZYGOTE_GUARD") != NULL;
 	count_descriptors();
 	clients[0] = (struct pollfd){ above(atoi(listening)), POLLIN, 0 };
@@ -580,4 +582,5 @@ __attribute__((constructor)) static void zygote(void)
 	unsetenv("LD_BIND_NOW");
 	serve();
 	worker = getpid();
+	warm_worker();
 }
