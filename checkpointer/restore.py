@@ -8,13 +8,13 @@ before leaves an image that can be restored again, and nothing ever runs twice f
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from bpf import syscall
-from checkpointer import cgroups, criu, pids, processes, rescue
+from checkpointer import cgroups, criu, pids, processes, rescue, stdio
 from checkpointer.clock import Clock
 from checkpointer.errors import (
     CheckpointerError,
@@ -52,6 +52,8 @@ def restore(
     image: Image,
     *,
     lazy: bool = False,
+    admit: Callable[[], None] = lambda: None,
+    running: Callable[[], None] = lambda: None,
     timeout: float | None = None,
 ) -> Restored:
     """Bring a container's application back; if an earlier try did, and failed afterwards, that is it.
@@ -61,6 +63,8 @@ def restore(
         target: The container; its supervisor is asleep, or armed, and has no child.
         image: Its image; not dropped here.
         lazy: Load memory behind the running application.
+        admit: Called before anything is done but starting a criu; what it raises ends the try.
+        running: Called once, as soon as the application runs; criu has some work of its own left by then.
         timeout: Seconds until it is given up; by default long enough for the image.
 
     Raises:
@@ -69,6 +73,7 @@ def restore(
     supervisor = Supervisor(target.supervisor_pid)
     application = supervisor.application(image.manifest.app)
     if application is not None and image.fence_state() is Fence.RELEASED:
+        running()
         return Restored(target, image, application, {"total": 0.0}, find(image))
     if supervisor.state() not in {State.ASLEEP, State.ARMED}:
         raise RestoreError(
@@ -89,21 +94,26 @@ def restore(
         if timeout is not None
         else _SECONDS + image.manifest.pages_bytes / _BYTES_PER_SECOND
     )
-    image.begin()
     deadline = time.monotonic() + limit
     if lazy:
         try:
-            return _Restore(zygotes, target, image, deadline).run(lazy=True)
+            return _Restore(zygotes, target, image, deadline, admit, running).run(lazy=True)
         except RestoreError as error:
             if not error.retry or error.kind not in {Kind.PAGE_DAEMON, Kind.DISK_FULL}:
                 raise
             # A page daemon needs files of its own, and memory; without one it takes longer, that is all.
             _log.warning("restore.eager container=%s: %s", target.container_id, error)
-        image.begin()
-    return _Restore(zygotes, target, image, deadline).run(lazy=False)
+    return _Restore(zygotes, target, image, deadline, admit, running).run(lazy=False)
 
 
-def again(zygotes: Zygotes, target: Target, image: Image, drain: Drain) -> Restored:
+def again(
+    zygotes: Zygotes,
+    target: Target,
+    image: Image,
+    drain: Drain,
+    *,
+    running: Callable[[], None] = lambda: None,
+) -> Restored:
     """Restore once more from an image whose lazy pages cannot come in any more, this time eagerly.
 
     The one legal second use of an image: the application blocked before it could read a wrong byte, and what it did
@@ -120,17 +130,30 @@ def again(zygotes: Zygotes, target: Target, image: Image, drain: Drain) -> Resto
     image.reopen()
     kill_tree(target)
     drain.abandon()
-    return restore(zygotes, target, image)
+    return restore(zygotes, target, image, running=running)
 
 
 class _Restore:
     """One restore on its way."""
 
-    def __init__(self, zygotes: Zygotes, target: Target, image: Image, deadline: float) -> None:
+    def __init__(
+        self,
+        zygotes: Zygotes,
+        target: Target,
+        image: Image,
+        deadline: float,
+        admit: Callable[[], None] = lambda: None,
+        running: Callable[[], None] = lambda: None,
+    ) -> None:
         self._zygotes = zygotes
         self._target = target
         self._image = image
         self._deadline = deadline
+        self._admit = admit
+        self._begun: bool | None = (
+            None  # False: not, and for a reason that is no failure of the image
+        )
+        self._running: Callable[[], None] | None = running
         self._supervisor = Supervisor(target.supervisor_pid)
         self._groups = cgroups.of(target.supervisor_pid)
         self._drain: Drain | None = None
@@ -141,26 +164,40 @@ class _Restore:
         self._clock = Clock()
 
     def run(self, *, lazy: bool) -> Restored:
+        supervisor = self._target.supervisor_pid
         try:
-            self._image.verify()
-            self._clock.phase("verify")
-            with self._directory() as fd, _stdio(self._target.supervisor_pid) as (keys, fds):
-                if lazy:
-                    self._drain = Drain.start(self._zygotes, self._image, fd)
+            with self._directory() as fd, stdio.handed_on(supervisor) as (keys, fds):
                 self._worker = self._zygotes.swrk.worker(
                     fd,
-                    container=self._target.supervisor_pid,
+                    container=supervisor,
                     ipc=self._image.manifest.ipc,
                     groups=self._groups,
                     inherited=fds,
+                    meanwhile=functools.partial(self._prepare, fd, lazy=lazy),
                 )
             with self._worker:
                 return self._thaw(self._worker, keys)
         except (CheckpointerError, ProcessLookupError, OSError) as error:
+            if self._begun is False:
+                raise
             self._hush.close(silently=True)
             raise self._failed(error) from error
         finally:
             self._hush.close(silently=False)
+
+    def _prepare(self, directory: int, *, lazy: bool) -> None:
+        """Do what can be done while criu is being forked, which takes longer."""
+        self._clock.phase("start")
+        self._begun = False
+        self._admit()
+        self._clock.phase("room")
+        self._image.begin()
+        self._begun = True
+        if lazy:
+            self._drain = Drain.start(self._zygotes, self._image, directory)
+        self._clock.phase("start")
+        self._image.verify()
+        self._clock.phase("verify")
 
     @contextlib.contextmanager
     def _directory(self) -> Iterator[int]:
@@ -181,8 +218,10 @@ class _Restore:
             if not self._complete():
                 raise
             _log.warning("restore.adopt container=%s: criu ended early", self._target.container_id)
+        self._let_in()
         if not worker.wait(_CRIU_END):
-            raise CriuError("criu does not exit after its answer", hung=True)
+            worker.kill()  # it has done all that it was there for
+            worker.wait(_CRIU_END)
         # What woke it may have been its last: then its status waits for RESUME.
         pid = self._supervisor.application(self._image.manifest.app) or 0
         self._clock.phase("exit")
@@ -193,7 +232,6 @@ class _Restore:
             raise CriuError("the worker has no channel", gone=True)
         request = criu.restore_request(keys, lazy=self._drain is not None)
         criu.Session(worker.channel, worker.pidfd, self._deadline).call(request, self._asked)
-        self._clock.phase("resume")
         if self._objection is not None:
             raise self._objection
 
@@ -201,8 +239,10 @@ class _Restore:
         """Answer a notification.
 
         At post-restore all connections are there, still in repair mode; at pre-resume everything is, and nothing
-        has run.
+        has run; at post-resume everything runs.
         """
+        if script == "post-resume" and self._released:
+            self._let_in()
         if script not in {"post-restore", "pre-resume"} or self._worker is None:
             return True
         if script == "post-restore":
@@ -223,6 +263,14 @@ class _Restore:
         self._released = True
         self._clock.phase("check")
         return True
+
+    def _let_in(self) -> None:
+        """Tell the caller that the application runs, which may be before criu has come to its end."""
+        running, self._running = self._running, None
+        if running is not None:
+            self._clock.phase("resume")
+            running()
+            self._clock.phase("replay")
 
     def _inspect(self, tree: list[int]) -> None:
         """Compare the restored tasks with what they were.
@@ -347,25 +395,3 @@ def differences(before: dict[int, Security], after: dict[int, Security]) -> list
         else:
             found += [f"thread {tid}: {text}" for text in before[tid].differences(after[tid])]
     return found
-
-
-@contextlib.contextmanager
-def _stdio(supervisor: int) -> Iterator[tuple[list[str], list[int]]]:
-    """Duplicate the supervisor's stdio pipes for the application: criu's names for them, and descriptors.
-
-    The very open files, not new ones by path: the application shared them with the supervisor before, and opening
-    the read end of a pipe without a writer would block.
-    """
-    keys: list[str] = []
-    fds: list[int] = []
-    pidfd = os.pidfd_open(supervisor)
-    try:
-        for fd, key in processes.pipes(supervisor).items():
-            if key not in keys:
-                fds.append(syscall.pidfd_getfd(pidfd, fd))
-                keys.append(key)
-        yield keys, fds
-    finally:
-        os.close(pidfd)
-        for fd in fds:
-            os.close(fd)

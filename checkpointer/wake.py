@@ -5,6 +5,7 @@ removing the image) comes after the replay.
 """
 
 import contextlib
+import functools
 import logging
 import re
 from collections.abc import Iterator
@@ -67,18 +68,11 @@ def run(container: Container, engine: Engine) -> None:
 def _first_byte(container: Container, engine: Engine, image: images.Image) -> Restored:
     """What somebody waits for."""
     clock = Clock()
-    # It runs already if an earlier try failed after its restore.
-    if image.fence_state() is not images.Fence.RELEASED:
-        need = Need(image.manifest.pages_bytes, image.manifest.tasks)
-        engine.room.take(container.record.id, container.record.pid, need)
-    clock.phase("room")
     with engine.unthrottled.lifted(cgroups.of(container.record.pid)):
         restored = _restore(container, engine, image)
         inside = dict(restored.phases)
         inside.pop("total")
         clock.phase("restore")
-        _replay(container)
-        clock.phase("replay")
     restored.resume()
     clock.phase("supervisor")
     container.times.wake = _phases(clock, inside)
@@ -87,14 +81,27 @@ def _first_byte(container: Container, engine: Engine, image: images.Image) -> Re
 
 
 def _restore(container: Container, engine: Engine, image: images.Image) -> Restored:
-    lazily = lazy.wanted(container.record.policy.lazy_restore, image.manifest)
+    attempt = functools.partial(
+        restore.restore,
+        engine.zygotes,
+        container.target,
+        image,
+        lazy=lazy.wanted(container.record.policy.lazy_restore, image.manifest),
+        admit=functools.partial(_admit, container, engine, image),
+        running=functools.partial(_replay, container),
+    )
     with _passing(container, engine, image):
         try:
-            return restore.restore(engine.zygotes, container.target, image, lazy=lazily)
+            return attempt()
         except errors.RestoreError as error:
             if not error.retry or not _mended(container, image, error):
                 raise
-            return restore.restore(engine.zygotes, container.target, image, lazy=lazily)
+            return attempt()
+
+
+def _admit(container: Container, engine: Engine, image: images.Image) -> None:
+    need = Need(image.manifest.pages_bytes, image.manifest.tasks)
+    engine.room.take(container.record.id, container.record.pid, need)
 
 
 @contextlib.contextmanager
@@ -192,10 +199,15 @@ def _again(container: Container, engine: Engine, image: images.Image, drain: laz
         engine.execs.hold(container.record.id, container.record.pid)
         container.hold = container.pod.hold(container.record.id)
     container.hold.only(held.ports, held.connections, container.unheeded, held.streams)
-    with engine.unthrottled.lifted(cgroups.of(container.record.pid)):
-        with _passing(container, engine, image):
-            restored = restore.again(engine.zygotes, container.target, image, drain)
-        _replay(container)
+    groups = cgroups.of(container.record.pid)
+    with engine.unthrottled.lifted(groups), _passing(container, engine, image):
+        restored = restore.again(
+            engine.zygotes,
+            container.target,
+            image,
+            drain,
+            running=functools.partial(_replay, container),
+        )
     engine.execs.release(container.record.id)
     restored.resume()
     restored.settle()

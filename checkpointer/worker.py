@@ -15,7 +15,7 @@ import select
 import signal
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -95,6 +95,7 @@ class Zygote:
         inherited: Sequence[int] = (),
         mount_namespace: int | None = None,
         undo: bool = False,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> Worker:
         """Start a criu.
 
@@ -106,6 +107,7 @@ class Zygote:
             inherited: Descriptors for a restored application.
             undo: Whether another process traces for it and puts its tracees right if it is killed: for dumps.
             mount_namespace: Pid of a process whose mount namespace alone is joined.
+            meanwhile: Called while the zygote forks; what it raises ends the criu.
 
         Raises:
             ZygoteError: it could not be started; the reason says which step failed.
@@ -124,36 +126,36 @@ class Zygote:
             if mounts is not None:
                 items.append(("m", _opened(stack, f"/proc/{mounts}/ns/mnt")))
             items += [("i", fd) for fd in inherited]
-            return self._request(items)
-
-    def _request(self, items: list[tuple[str, int]]) -> Worker:
-        channel = None
+            connection, channel = self._ask(items)
         try:
-            with contextlib.ExitStack() as stack:
-                if self.kind is Kind.SWRK:
-                    channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                    stack.enter_context(theirs)
-                    items = [("r", theirs.fileno()), *items]
-                connection = connect(self.path)
-                try:
-                    kinds, fds = "".join(kind for kind, _ in items), [fd for _, fd in items]
-                    socket.send_fds(connection, [kinds.encode()], fds)
-                    return self._reply(connection, channel)
-                except BaseException:
-                    connection.close()
-                    raise
-        except BaseException as error:
+            meanwhile()
+            return self._reply(connection, channel)
+        except BaseException:
+            connection.close()
             if channel is not None:
                 channel.close()
-            if isinstance(error, OSError):
-                raise ZygoteError(
-                    f"the {self.kind.value} zygote does not answer: {error}"
-                ) from error
             raise
 
+    def _ask(self, items: list[tuple[str, int]]) -> tuple[socket.socket, socket.socket | None]:
+        """Send a request; return the connection for the answer and, for the worker, our end of its rpc socket."""
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as stack, self._translated():
+            channel = None
+            if self.kind is Kind.SWRK:
+                channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                undo.callback(channel.close)
+                stack.enter_context(theirs)
+                items = [("r", theirs.fileno()), *items]
+            connection = connect(self.path)
+            undo.callback(connection.close)
+            kinds, fds = "".join(kind for kind, _ in items), [fd for _, fd in items]
+            socket.send_fds(connection, [kinds.encode()], fds)
+            undo.pop_all()
+            return connection, channel
+
     def _reply(self, connection: socket.socket, channel: socket.socket | None) -> Worker:
-        connection.settimeout(_REPLY_SECONDS)
-        data, fds, _, _ = socket.recv_fds(connection, 64, 1)
+        with self._translated():
+            connection.settimeout(_REPLY_SECONDS)
+            data, fds, _, _ = socket.recv_fds(connection, 64, 1)
         if len(data) < _REPLY.size:
             raise ZygoteError(f"the {self.kind.value} zygote closed the connection")
         status, number, pid, guardian = _REPLY.unpack_from(data)
@@ -167,6 +169,14 @@ class Zygote:
             connection.close()
             return Worker(channel, pid, fds[0])
         return Worker(None, pid, fds[0], connection, guardian)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            message = f"the {self.kind.value} zygote does not answer: {error}"
+            raise ZygoteError(message) from error
 
 
 def _opened(stack: contextlib.ExitStack, path: str) -> int:

@@ -1,5 +1,6 @@
 """What a restore decides before criu and after it; processes are stand-ins."""
 
+import contextlib
 import os
 from types import SimpleNamespace
 from unittest import mock
@@ -7,7 +8,7 @@ from unittest import mock
 import pytest
 
 from checkpointer import restore, restored
-from checkpointer.errors import RestoreError
+from checkpointer.errors import NoRoom, RestoreError
 from checkpointer.images import Fence
 from checkpointer.kinds import Kind
 from checkpointer.processes import Tuning
@@ -102,6 +103,40 @@ def test_what_ends_by_itself_is_no_difference(image):
     operation = restore._Restore(mock.Mock(), Target("id", os.getpid()), image, 0.0)
 
     assert operation._differences([2**22 + 1]) == []
+
+
+def test_who_is_not_admitted_has_done_nothing(image, monkeypatch):
+    """Without room neither the image nor the container is touched, although a criu was being started."""
+    image.path = os.getcwd()
+    kill = mock.Mock()
+    monkeypatch.setattr(restore, "kill_tree", kill)
+    monkeypatch.setattr(restore.stdio, "handed_on", lambda _: contextlib.nullcontext(([], [])))
+    zygotes = mock.Mock()
+    zygotes.swrk.worker = lambda *_, meanwhile, **__: meanwhile()
+    admit = mock.Mock(side_effect=NoRoom("no room"))
+    operation = restore._Restore(zygotes, Target("id", os.getpid()), image, 0.0, admit=admit)
+
+    with pytest.raises(NoRoom):
+        operation.run(lazy=False)
+
+    kill.assert_not_called()
+    image.begin.assert_not_called()
+    image.withdraw.assert_not_called()
+
+
+def test_packets_are_let_in_once_as_soon_as_everything_runs(image):
+    """Criu says when its tasks run; what it does afterwards nobody has to wait for."""
+    running = mock.Mock()
+    target = Target("id", os.getpid())
+    operation = restore._Restore(mock.Mock(), target, image, 0.0, running=running)
+
+    assert operation._asked("post-resume")
+    running.assert_not_called()  # it was not let go
+    operation._released = True
+    assert operation._asked("post-resume")
+    operation._let_in()
+
+    running.assert_called_once_with()
 
 
 @pytest.mark.parametrize(
