@@ -307,7 +307,7 @@ def test_refused_containers_run_plain_and_say_why(
 def test_the_stored_spec_differs_in_four_things_only(
     pods: Callable[..., cri.Pod], stored: Callable[[cri.Container], Any]
 ) -> None:
-    """Args, one mount, one annotation, io_uring: undone, the record is the one of an unwanted twin."""
+    """Args, one mount, one annotation, a rule for two system calls: undone, the record is the one of an unwanted twin."""
     specs = []
     for wish in ({}, WANTED):
         pod = pods("twin", annotations=wish)
@@ -321,7 +321,9 @@ def test_the_stored_spec_differs_in_four_things_only(
     assert json.loads(changed["annotations"].pop(injection.MARK)) == FOREVER
     assert changed["mounts"].pop()["destination"] == "/.zeropod"
     profile = plain["linux"].pop("seccomp", None)
-    assert changed["linux"].pop("seccomp") == seccomp.without(profile, seccomp.IO_URING)
+    assert changed["linux"].pop("seccomp") == seccomp.without(
+        profile, [seccomp.IO_URING, seccomp.LANDLOCK]
+    )
     changed["process"]["args"] = FOREVER
     assert changed == plain
 
