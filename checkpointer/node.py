@@ -120,8 +120,12 @@ class Node:
         for container_id in gone:
             # Whoever has an actor is watched by its own pidfd; the plugin's word is not needed for its end.
             if container_id not in self._actors and container_id not in self._adopting:
-                self._known.pop(container_id, None)
+                record = self._known.pop(container_id, None)
                 self._records.drop(container_id)
+                if record is not None and record.pid:
+                    # Its take-over failed half-way: nobody else knows what there is of it by now.
+                    self._task(self._drop_image(container_id))
+                    self._forget_pod(record.sandbox_id)
         pods = {record.uid for record in self._known.values()}
         self._names = {uid: names for uid, names in self._names.items() if uid in pods}
         if present is not None and not self._swept:
@@ -216,6 +220,9 @@ class Node:
             return
         except Exception as error:
             os.close(pidfd)
+            if not record.alive():
+                self._vanished(record)
+                return
             reason = f"the daemon could not take it over and tries again: {error}"
             if self._known[record.id].reason != reason:
                 ours = isinstance(error, errors.CheckpointerError)

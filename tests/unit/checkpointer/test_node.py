@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from checkpointer import api, containers, processes
+from checkpointer import adoption, api, containers, processes, supervisor
 from checkpointer.container import Container
 from checkpointer.node import Node
 from checkpointer.policy import Policy
@@ -128,6 +128,46 @@ async def test_a_container_that_ends_while_it_is_taken_over_is_forgotten(make, e
     await node._farewell.all_over()
     assert list(records.load()) == []
     assert node._known == {}
+    assert engine.datapath.forgotten == ["pod"]
+
+
+async def test_a_container_that_ends_in_any_step_of_it_is_forgotten(
+    make, engine, records, monkeypatch
+):
+    """Whatever the kernel calls it that the process is gone, nobody tries again what cannot be."""
+    own = os.getpid()
+    alive = iter([True, True, False])
+    monkeypatch.setattr(containers.Record, "alive", lambda _: next(alive))
+    monkeypatch.setattr(supervisor, "is_supervisor", lambda _: True)
+    monkeypatch.setattr(adoption, "adopt", mock.Mock(side_effect=FileNotFoundError))
+    records.put(record("short", pid=own, started=processes.start_time(own)))
+    node = make()
+    node.load()
+    await node.loaded()
+
+    await node._farewell.all_over()
+    assert (node._known, list(records.load())) == ({}, [])
+    assert engine.datapath.forgotten == ["pod"]
+
+
+async def test_what_could_not_be_taken_over_leaves_nothing(make, engine, records, monkeypatch):
+    """It has a slot in the maps, perhaps an image, and no actor who would see its end."""
+    own = os.getpid()
+    monkeypatch.setattr(supervisor, "is_supervisor", lambda _: True)
+    monkeypatch.setattr(adoption, "adopt", mock.Mock(side_effect=OSError))
+    records.put(record("stuck", pid=own, started=processes.start_time(own)))
+    node = make()
+    node.load()
+    await node.loaded()
+    assert "stuck" in node._known
+    assert engine.datapath.forgotten == []
+
+    node.report([], ["stuck"], None)
+    await settled(node)
+    await node._farewell.all_over()
+
+    assert (node._known, list(records.load())) == ({}, [])
+    engine.store.drop.assert_called_once_with("stuck")
     assert engine.datapath.forgotten == ["pod"]
 
 
