@@ -22,6 +22,7 @@ from dev.lib import sandbox
 from dev.lib.cache import Cache
 from dev.lib.environment import Environment
 from dev.lib.node import Node
+from dev.lib.runs import Run
 from dev.lib.suites import Suites
 
 log = logging.getLogger("dev")
@@ -86,7 +87,7 @@ def stream() -> None:
 def tests(plan: Dict[str, Any]) -> Any:
     """Runs a suite of node tests; its result as `report.Result` has it."""
     suites = Suites(_environment(plan), plan["arguments"], limit=plan["limit"])
-    return asdict(suites.inside(plan["variant"], plan["expression"]))
+    return asdict(suites.on_node(Run(**plan["run"])))
 
 
 def command(plan: Dict[str, Any]) -> Any:

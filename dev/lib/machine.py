@@ -7,23 +7,18 @@ name, and hands back what it puts into its `out` folder. It dies with this proce
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
-import subprocess
 import tempfile
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from dev import patience
-from dev.lib import containerd, disks, host
+from dev.lib import containerd, disks, host, process
 from dev.lib.environment import Environment
 from dev.lib.errors import DevError
 from dev.lib.kernels import Kernel
-
-log = logging.getLogger("dev")
 
 QEMU = "qemu-system-x86_64"
 
@@ -62,8 +57,8 @@ class Machine:
     variant: str = "debian"
     """Which containerd is on its node."""
 
-    lines: List[str] = field(default_factory=list)
-    """What it has printed so far."""
+    name: str = "vm"
+    """By which its lines are known."""
 
     def run(self, task: Dict[str, Any], limit: float) -> Any:
         """Boots it, has `dev/lib/guest.py` do a task, and returns what that came to.
@@ -82,14 +77,11 @@ class Machine:
             (out / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
             # The kernel ends it when we end, however that comes about.
             words = ["setpriv", "--pdeathsig", "KILL", "--", *self._command(out, scratch)]
-            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                       stderr=subprocess.STDOUT, pass_fds=[scratch],
-                                       start_new_session=True)  # fmt: skip
-            self._follow(process, limit)
+            status, lines = process.follow(words, self.name, limit=limit, pass_fds=[scratch])
             try:
                 return json.loads((out / "result.json").read_text(encoding="utf-8"))
             except OSError as error:
-                raise DevError(self._post_mortem(out, process.returncode)) from error
+                raise DevError(self._post_mortem(out, status, lines)) from error
         finally:
             os.close(scratch)
             shutil.rmtree(out)
@@ -130,26 +122,12 @@ class Machine:
                       "-device", "virtio-9p-pci,fsdev=%s,mount_tag=%s" % (name, name)]  # fmt: skip
         return words
 
-    def _follow(self, process: "subprocess.Popen[bytes]", limit: float) -> None:
-        """Passes on what it prints until it ends."""
-        timer = threading.Timer(limit, process.kill)
-        timer.start()
-        try:
-            assert process.stdout
-            for line in process.stdout:
-                self.lines.append(line.decode("utf-8", "replace").rstrip())
-                log.info("[%s] %s", self.kernel.suite, self.lines[-1])
-        finally:
-            timer.cancel()
-            process.kill()
-            process.wait()
-
-    def _post_mortem(self, out: Path, status: int) -> str:
+    def _post_mortem(self, out: Path, status: int, lines: List[str]) -> str:
         try:
             console = (out / "console.log").read_text(encoding="utf-8", errors="replace")
         except OSError:
             console = ""
-        tail = "\n  ".join([*self.lines[-5:], *console.splitlines()[-30:]])
+        tail = "\n  ".join([*lines[-5:], *console.splitlines()[-30:]])
         return "the machine (%s) ended without a result, exit status %d:\n  %s" % (
             self.kernel.version, status, tail)  # fmt: skip
 

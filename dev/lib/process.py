@@ -6,14 +6,19 @@ import logging
 import os
 import shlex
 import subprocess
+import threading
 from pathlib import Path
-from typing import Mapping, Optional, Sequence, Union
+from typing import List, Mapping, Optional, Sequence, Tuple, Union
 
 from dev.lib.errors import DevError
 
 log = logging.getLogger("dev")
 
 Argument = Union[str, Path]
+
+_followed: "List[subprocess.Popen[bytes]]" = []
+_over = threading.Event()
+_lock = threading.Lock()
 
 
 def run(
@@ -58,6 +63,59 @@ def call(
     """Runs a program on our own stdin, stdout and stderr and returns its exit status."""
     words = [str(word) for word in command]
     return subprocess.run(words, check=False, env=env, cwd=cwd).returncode
+
+
+def follow(
+    command: Sequence[Argument], name: str, *, limit: float = 0, pass_fds: Sequence[int] = ()
+) -> Tuple[int, List[str]]:
+    """Runs a program and shows its lines as they come, after a name.
+
+    Args:
+        command: the program.
+        name: who says it.
+        limit: seconds after which it is killed; 0 for never.
+        pass_fds: descriptors it shall have.
+
+    Returns:
+        Its exit status and all its lines.
+
+    Raises:
+        DevError: `end_followed` was called.
+    """
+    lines: List[str] = []
+    with _lock:
+        if _over.is_set():
+            raise DevError("ended")
+        done = subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=tuple(pass_fds),
+        )
+        _followed.append(done)
+    timer = threading.Timer(limit, done.kill)
+    if limit:
+        timer.start()
+    try:
+        assert done.stdout
+        for line in done.stdout:
+            lines.append(line.decode("utf-8", "replace").rstrip())
+            log.info("[%s] %s", name, lines[-1])
+    finally:
+        timer.cancel()
+        done.kill()
+        done.wait()
+        _followed.remove(done)
+    return done.returncode, lines
+
+
+def end_followed() -> None:
+    """Kills the programs that are being followed, in whichever thread, and lets none begin any more."""
+    with _lock:
+        _over.set()
+        for one in _followed:
+            one.kill()
 
 
 def spawn(

@@ -10,15 +10,16 @@ import tempfile
 import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Callable, List, Mapping, Optional, Sequence
 
-from dev.lib import containerd, host, kernels, machine, process, report, sandbox
+from dev.lib import containerd, host, kernels, machine, process, report, runs, sandbox
 from dev.lib.environment import Environment
 from dev.lib.errors import DevError
 from dev.lib.node import Node
 from dev.lib.report import Result
+from dev.lib.runs import Run
 
 log = logging.getLogger("dev")
 
@@ -27,42 +28,8 @@ BIN = "/opt/zeropod/venv/bin/"
 #: Nobody: tests of pure things need no privileges.
 UNPRIVILEGED = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
 
-#: Seconds after which a suite is ended.
-LIMIT = 1500
-
 #: Why the second containerd is left out where it cannot be built.
 NO_GO = "containerd 2.3 is built from source and there is no Go on this machine"
-
-
-@dataclass(frozen=True)
-class Run:
-    """Node tests in one virtual machine."""
-
-    kernel: str
-    """Of which Debian release."""
-
-    containerd: str = "debian"
-
-    expression: str = ""
-    """Which tests, as pytest's `-m`; "" for all."""
-
-    @property
-    def name(self) -> str:
-        """Of its result."""
-        return "vm %s%s" % (
-            self.kernel,
-            "" if self.containerd == "debian" else " " + self.containerd,
-        )
-
-
-#: What the vm tier runs: what is checked with every change, within 12 minutes of an emulated machine,
-MACHINES = (Run("trixie", expression="vm or smoke"), Run("bookworm", expression="smoke"))
-
-#: and what `--all` runs, in some hours.
-ALL_MACHINES = (Run("trixie"), Run("bookworm"), Run("trixie", "2.3", "both"))
-
-#: Seconds for each of them.
-MACHINE_LIMIT, ALL_MACHINES_LIMIT = 1200.0, 8 * 3600.0
 
 
 class Suites:
@@ -73,7 +40,7 @@ class Suites:
         environment: Environment,
         arguments: Sequence[str],
         *,
-        limit: float = LIMIT,
+        limit: float = runs.LIMIT,
         kernel: Optional[str] = None,
         everything: bool = False,
     ) -> None:
@@ -170,83 +137,75 @@ class Suites:
         return process.call(sandbox.command(self.environment.layers, words, binds=binds,
                                             readonly={"/src": host.REPOSITORY}, env=env, cwd="/src"))  # fmt: skip
 
-    # --- in a node -----------------------------------------------------------
+    # --- in nodes ------------------------------------------------------------
 
     def supervisor(self) -> List[Result]:
-        """The C programs themselves, in namespaces that the tests make."""
-        return [self._pytest_in_node("supervisor", "tests/supervisor", zeropod=False)]
+        """The C programs."""
+        return self._at_once(runs.SUPERVISOR, self.on_node)
 
     def node(self) -> List[Result]:
-        """The product, on Debian's containerd."""
-        return [self._pytest_in_node("node")]
+        """The product."""
+        return self._at_once(runs.NODE, self.on_node)
 
     def both(self) -> List[Result]:
-        """Those node tests that are about containerd's ways, on the newer one."""
-        if not containerd.can_build():
-            return [Result("node 2.3", skips=[NO_GO])]
-        return [self._pytest_in_node("node 2.3", variant="2.3", extra=["-m", "both"])]
+        """The product on another containerd."""
+        return self._at_once(runs.BOTH, self.on_node)
 
-    def _pytest_in_node(
-        self,
-        name: str,
-        folder: str = "tests/node",
-        *,
-        variant: str = "debian",
-        zeropod: bool = True,
-        extra: Sequence[str] = (),
-    ) -> Result:
-        # Two test runs at once must not share a node.
-        node = Node(
-            self.environment.cache, "test-%s-%d" % (variant.replace(".", "-"), os.getpid())
-        )
+    def vm(self) -> List[Result]:
+        """The product on stock kernels, in virtual machines."""
+        host.require_packages(*machine.TOOLS)
+        wanted = runs.ALL_MACHINES if self.everything else runs.MACHINES
+        here = [run for run in wanted if self.kernel in (None, run.kernel)]
+        return self._at_once(here, self._in_machine)
+
+    def _at_once(self, wanted: Sequence[Run], work: Callable[[Run], Result]) -> List[Result]:
+        """Several runs side by side; each prints its lines with its name."""
+        wanted = runs.undivided(wanted) if self.arguments else wanted
+        with ThreadPoolExecutor(runs.AT_ONCE) as pool:
+            futures = [pool.submit(self._timed, run, work) for run in wanted]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                process.end_followed()
+                raise
+
+    def _timed(self, run: Run, work: Callable[[Run], Result]) -> Result:
+        begun = time.monotonic()
+        if run.containerd != "debian" and not containerd.can_build():
+            return Result(run.name, skips=[NO_GO])
         try:
-            node.start(self.environment, variant=variant, zeropod=zeropod)
-            words = [*self._pytest([folder], "/var/log/node/junit.xml"), *extra]
-            status = node.call(words, cwd="/src")
-            result = report.read(name, node.state / "log/node/junit.xml", status)
+            found = work(run)
+        except DevError as error:
+            found = Result(run.name, problem=str(error))
+        found.seconds = time.monotonic() - begun
+        return found
+
+    def on_node(self, run: Run) -> Result:
+        """Starts a node, runs tests on it, ends it."""
+        # Two test runs at once must not share a node.
+        name = "-".join(["test", *run.name.replace("/", " ").split(), str(os.getpid())])
+        node = Node(self.environment.cache, name.replace(".", "-"))
+        try:
+            node.start(self.environment, variant=run.containerd, zeropod=run.zeropod)
+            words = [*self._pytest([run.folder], "/var/log/node/junit.xml"), "-vv", *run.options()]
+            status, _ = process.follow(node.entry(words, cwd="/src"), run.name)
+            result = report.read(run.name, node.state / "log/node/junit.xml", status)
             if result.failed or result.problem:
                 node.report()
             return result
         finally:
             node.stop()
 
-    # --- in virtual machines -------------------------------------------------
-
-    def vm(self) -> List[Result]:
-        """Node tests on stock kernels, each in a machine; two at a time."""
-        host.require_packages(*machine.TOOLS)
-        limit = ALL_MACHINES_LIMIT if self.everything else MACHINE_LIMIT
-        runs = [run for run in (ALL_MACHINES if self.everything else MACHINES)
-                if self.kernel in (None, run.kernel)]  # fmt: skip
-        with ThreadPoolExecutor(2) as pool:
-            return list(pool.map(lambda run: self._in_machine(run, limit), runs))
-
-    def _in_machine(self, run: Run, limit: float) -> Result:
-        if run.containerd != "debian" and not containerd.can_build():
-            return Result(run.name, skips=[NO_GO])
-        begun = time.monotonic()
+    def _in_machine(self, run: Run) -> Result:
+        """The same in a virtual machine: `guest.tests` goes on with `on_node`."""
         environment = self.environment
-        kernel = kernels.kernel(environment.cache, environment.rootfs, run.kernel)
-        task = {
-            "task": "tests",
-            "arguments": self.arguments,
-            "limit": limit,
-            "expression": run.expression,
-        }
-        try:
-            found = Result(
-                **machine.Machine(environment, kernel, run.containerd).run(task, limit + 300)
-            )
-        except DevError as error:
-            found = Result(run.name, problem=str(error))
-        found.name, found.seconds = run.name, time.monotonic() - begun
-        return found
-
-    def inside(self, variant: str, expression: str) -> Result:
-        """The part of it that runs in the machine."""
-        chosen = ["-m", expression] if expression else []
-        # Minutes pass between two dots.
-        return self._pytest_in_node("node", variant=variant, extra=["-vv", *chosen])
+        limit = runs.ALL_MACHINES_LIMIT if self.everything else runs.MACHINE_LIMIT
+        kernel = kernels.kernel(environment.cache, environment.rootfs, run.kernel or "")
+        one = machine.Machine(environment, kernel, run.containerd, run.name)
+        task = {"task": "tests", "arguments": self.arguments, "limit": limit, "run": asdict(run)}
+        return Result(**one.run(task, limit + 300))
 
     # --- on the host ---------------------------------------------------------
 

@@ -29,6 +29,12 @@ PLAN = Path("/run/node/plan.json")
 CAP_SYS_RESOURCE = 24  # linux/capability.h
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Tests are dealt out to several nodes, which run at once."""
+    parser.addoption("--part", default="1/1", help="2/3: every third test, from the second on")
+
+
+@pytest.hookimpl(trylast=True)  # after `-m` and `-k`
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skips what makes no sense here, and gives each test the time that this machine may need."""
     usual = float(config.getini("timeout"))
@@ -45,6 +51,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         mark = item.get_closest_marker("timeout")
         limit = patience.seconds(mark.args[0] if mark else usual)
         item.add_marker(pytest.mark.timeout(limit), append=False)
+    part, parts = map(int, config.getoption("part").split("/"))
+    mine = items[part - 1 :: parts]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(mine)])
+    items[:] = mine
 
 
 @functools.cache
