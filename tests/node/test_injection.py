@@ -151,8 +151,13 @@ def test_pid_1_is_the_supervisor(pods: Callable[..., cri.Pod], plugin: Plugin) -
     plugin.said("container.managed", pid=container.pid)
     assert supervised(container)
     assert Path(f"/proc/{container.pid}/comm").read_text() == "zeropod:run\n"
-    children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
-    assert [Path(f"/proc/{pid}/comm").read_text() for pid in children] == ["redis-server\n"]
+    children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
+
+    def names() -> list[str]:
+        return [Path(f"/proc/{pid}/comm").read_text() for pid in children.read_text().split()]
+
+    # Between fork and exec it has the supervisor's name.
+    cri.until(lambda: names() == ["redis-server\n"], 10)
     cri.until(lambda: container.exec(["redis-cli", "ping"]).out == "PONG\n", 10)
 
 
