@@ -63,6 +63,7 @@ class Container:
         tally: What was counted since the daemon took it over.
         dozes: The same of its dry run.
         called_off: Set when a sleep must stop before its commit; says why in `off_cause`.
+        hitch: Why its last sleep was not quite as its owner wants it; "" = it was.
         freed: Bytes that it gave back by being ended, without an image that could tell.
         closing: Set when the daemon goes down: what may take long is left to its successor.
     """
@@ -89,6 +90,7 @@ class Container:
     look_at: float = 0.0
     called_off: threading.Event = dataclasses.field(default_factory=threading.Event)
     off_cause: str = ""
+    hitch: str = ""
     freed: int = 0
     closing: threading.Event = dataclasses.field(default_factory=threading.Event)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from checkpointer.errors import CriuError, Missing
 
+PARENT = "pre"  # of an image: where the images of a pre-dump are in it
 IMAGES = "/proc/self/fd/4"  # where a worker finds the image directory (zygote request byte 'd')
 FIRST_INHERITED = 5  # and the inherited descriptors, in order ('i')
 GHOST_LIMIT = 64 << 20  # bytes of a deleted file that is open; criu's default is 1 MiB
@@ -65,18 +66,38 @@ def _request(kind: int, log: str) -> Any:
     return request
 
 
-def dump_request(vpid: int, watched: Iterable[str] = ()) -> Any:
+def dump_request(vpid: int, watched: Iterable[str] = (), *, parent: bool = False) -> Any:
     """Return the request to dump the tree below `vpid`, a pid inside the container.
 
     Args:
         vpid: The root of the tree.
         watched: Paths of watched files that criu cannot find by itself.
+        parent: Whether what has not changed since a pre-dump is left to its images, in PARENT.
     """
     request = _request(rpc().DUMP, "dump.log")
     request.opts.pid = vpid
     request.opts.tcp_skip_in_flight = True
     request.opts.timeout = _FREEZE_SECONDS
     request.opts.irmap_scan_paths.extend(watched)
+    if parent:
+        request.opts.parent_img = PARENT
+        request.opts.track_mem = True
+    return request
+
+
+def pre_dump_request(vpid: int) -> Any:
+    """Return the request to write the memory of the tree below `vpid`, which runs on, and to note what changes."""
+    request = _request(rpc().SINGLE_PRE_DUMP, "pre-dump.log")
+    request.opts.pid = vpid
+    request.opts.track_mem = True
+    request.opts.timeout = _FREEZE_SECONDS
+    return request
+
+
+def features_request() -> Any:
+    """Return the request to see whether the kernel can tell which memory changes."""
+    request = rpc().criu_req(type=rpc().FEATURE_CHECK)
+    request.features.mem_track = True
     return request
 
 

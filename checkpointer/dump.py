@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -94,6 +95,7 @@ def dump(
     *,
     frozen: Callback,
     watched: Iterable[str] = (),
+    parent: Staged | None = None,
     timeout: float | None = None,
 ) -> DumpResult:
     """Checkpoint and end the application of a container.
@@ -105,6 +107,7 @@ def dump(
         frozen: Called with the tree at rest and the image complete; returns the notes for its manifest. It calls
             the dump off by raising Refused.
         watched: Paths of files that are watched by inotify and that criu cannot find by itself.
+        parent: What a pre-dump of the same application has written; it becomes a part of the image.
         timeout: Seconds until criu is given up; by default long enough for the tree's memory.
 
     Raises:
@@ -126,7 +129,11 @@ def dump(
         raise DumpError("pages of the last wake are still being loaded", kind=Kind.PAGES_COMING)
     store.drop(target.container_id)  # of an earlier sleep: the application has run on since
     with store.stage(target.container_id) as staged:
-        return _Dump(zygotes, target, store, staged, application, frozen, watched).run(timeout)
+        request = functools.partial(criu.dump_request, watched=watched)
+        if parent is not None:
+            staged.take_in(parent, criu.PARENT)
+            request = functools.partial(request, parent=True)
+        return _Dump(zygotes, target, store, staged, application, frozen, request).run(timeout)
 
 
 class _Dump:
@@ -140,7 +147,7 @@ class _Dump:
         staged: Staged,
         application: int,
         frozen: Callback,
-        watched: Iterable[str],
+        request: Callable[[int], Any],
     ) -> None:
         self._zygotes = zygotes
         self._target = target
@@ -149,20 +156,16 @@ class _Dump:
         self._application = application
         self._vpid = processes.vpid(application)
         self._frozen = frozen
-        self._watched = watched
+        self._request = request
         self._supervisor = Supervisor(target.supervisor_pid)
-        self._ipc = _joins_ipc(application, target.supervisor_pid)
+        self._ipc = joins_ipc(application, target.supervisor_pid)
         self._pids: tuple[int, ...] = ()
         self._tracers = Tracers([])
         self._failure: BaseException | None = None
         self._clock = Clock()
 
     def run(self, timeout: float | None) -> DumpResult:
-        limit = (
-            timeout
-            if timeout is not None
-            else _SECONDS + _resident(self._application) / _BYTES_PER_SECOND
-        )
+        limit = timeout if timeout is not None else patience(self._application)
         self._arm()
         try:
             worker = self._zygotes.swrk.worker(
@@ -208,10 +211,8 @@ class _Dump:
     def _converse(self, worker: Worker, deadline: float) -> None:
         if worker.channel is None:
             raise CriuError("the worker has no channel", gone=True)
-        request = criu.dump_request(self._vpid, self._watched)
-        criu.Session(worker.channel, worker.pidfd, deadline, self._renew).call(
-            request, self._asked
-        )
+        session = criu.Session(worker.channel, worker.pidfd, deadline, self._renew)
+        session.call(self._request(self._vpid), self._asked)
 
     def _renew(self) -> None:
         """Keep the supervisor from going back to run: it would take criu's kill for the application's own end."""
@@ -343,7 +344,7 @@ class _Dump:
         return error  # a mistake of the caller's callback
 
 
-def _joins_ipc(application: int, supervisor: int) -> bool:
+def joins_ipc(application: int, supervisor: int) -> bool:
     """Say whether criu may share the container's ipc namespace.
 
     It cannot dump attached SysV memory then. Left outside, it saves and remakes the namespace with all that is in it,
@@ -356,6 +357,11 @@ def _joins_ipc(application: int, supervisor: int) -> bool:
             if "/SYSV" in Path(f"/proc/{pid}/maps").read_text(errors="replace"):
                 return False
     return True
+
+
+def patience(application: int) -> float:
+    """Return the seconds after which a criu that writes the memory of a tree is given up."""
+    return _SECONDS + _resident(application) / _BYTES_PER_SECOND
 
 
 def _resident(application: int) -> int:

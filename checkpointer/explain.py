@@ -86,7 +86,8 @@ def _notes(
     of_policy = record.policy.notes if not record.reason else ()
     ports = container.ports if container else ()
     silent = notes.silent(record.policy, ports)
-    return [*of_policy, *notes.unknown(record.policy, seen), *silent]
+    hitch = [container.hitch] if container and container.hitch else []
+    return [*of_policy, *notes.unknown(record.policy, seen), *silent, *hitch]
 
 
 def _state(record: containers.Record, container: Container | None) -> str:

@@ -155,15 +155,15 @@ def size(path: Path) -> int:
     """Return the bytes of the files in a directory."""
     total = 0
     with contextlib.suppress(FileNotFoundError):
-        for entry in path.iterdir():
+        for entry in path.rglob("*"):
             with contextlib.suppress(FileNotFoundError):
                 total += entry.lstat().st_size
     return total
 
 
 def pages(path: Path) -> int:
-    """Return the bytes of memory in an image directory."""
-    return sum(entry.stat().st_size for entry in path.glob("pages-*.img"))
+    """Return the bytes of memory in an image directory, at most: a pre-dump's may have changed since."""
+    return sum(entry.stat().st_size for entry in path.rglob("pages-*.img"))
 
 
 class Staged:
@@ -189,6 +189,17 @@ class Staged:
         if self.image is None:
             remove(self.path)
 
+    def take_in(self, other: Staged, name: str) -> None:
+        """Make what was staged for this one a directory of it.
+
+        Raises:
+            ImageError: the file system does not let us.
+        """
+        try:
+            other.path.rename(self.path / name)
+        except OSError as error:
+            raise _unwritable(error) from error
+
     def commit(self, manifest: Manifest) -> Image:
         """Make the image complete and visible, or neither.
 
@@ -201,8 +212,8 @@ class Staged:
             written.write_bytes(manifest.encode())
             for name in (_FENCE, *_LATER):
                 (self.path / name).touch(0o600)
-            for entry in self.path.iterdir():
-                if entry.is_file() and not entry.is_symlink():
+            for entry in self.path.rglob("*"):
+                if not entry.is_symlink():
                     self._sync(entry)
             self._sync(self.path)
             self.path.rename(target)

@@ -30,9 +30,8 @@ class Seal(NamedTuple):
 
 def seals(directory: Path) -> dict[str, Seal]:
     """Return the seals of criu's images in a directory; its logs and statistics are still being written."""
+    names = sorted(str(path.relative_to(directory)) for path in directory.rglob("*.img"))
     with _opened(directory) as fd:
-        with os.scandir(fd) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.endswith(".img"))
         return {name: _seal(fd, name) for name in names}
 
 
@@ -66,7 +65,7 @@ def _opened(directory: Path) -> Iterator[int]:
 
 def _seal(directory: int, name: str, *, weigh: bool = False) -> Seal:
     """Look at one file; `weigh` it only."""
-    if weigh or name.startswith(_PAGES):
+    if weigh or Path(name).name.startswith(_PAGES):
         return Seal(os.stat(name, dir_fd=directory, follow_symlinks=False).st_size, "")
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
     try:

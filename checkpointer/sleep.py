@@ -8,6 +8,7 @@ goes wrong before the commit, the application runs on with its connections, and 
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from checkpointer import (
@@ -18,6 +19,7 @@ from checkpointer import (
     errors,
     images,
     parting,
+    predump,
     processes,
     refusals,
     volumes,
@@ -30,6 +32,8 @@ from redirector import sockets
 from redirector.hold import Hold
 
 log = logging.getLogger(__name__)
+
+_PRE_DUMP = "zeropod.ctrox.dev/pre-dump"
 
 
 def run(container: Container, engine: Engine) -> None:
@@ -45,9 +49,41 @@ def run(container: Container, engine: Engine) -> None:
     started = time.perf_counter()
     doors.check(container)
     refuse(container, engine)
-    with doors.closed(container, engine) as hold:
-        result = _dump(container, engine, hold, started)
+    with _pre_dumped(container, engine) as parent:
+        doors.check(container)
+        with doors.closed(container, engine) as hold:
+            result = _dump(container, engine, hold, started, parent)
     container.image = result.image
+
+
+@contextlib.contextmanager
+def _pre_dumped(container: Container, engine: Engine) -> Iterator[images.Staged | None]:
+    """Let most of the memory be written while the application runs, where its owner wants that and it can be done."""
+    container.hitch = ""
+    if not container.record.policy.pre_dump:
+        yield None
+        return
+    with engine.store.stage(container.record.id) as staged:
+        container.hitch = _pre_dump(container, engine, staged)
+        yield None if container.hitch else staged
+
+
+def _pre_dump(container: Container, engine: Engine, staged: images.Staged) -> str:
+    """Write what can be written; say why it was not, "" if it was."""
+    try:
+        if not engine.zygotes.tracks_memory():
+            return (
+                f"{_PRE_DUMP} changes nothing: this kernel cannot tell which memory changes (CONFIG_MEM_SOFT_DIRTY); "
+                "all of it is written while the application is frozen"
+            )
+        predump.write(engine.zygotes, container.target, engine.store, staged)
+    except errors.DumpError as error:
+        if error.outcome is errors.Outcome.LOST:
+            raise
+        return f"{_PRE_DUMP}: the pre-dump failed: {error.reason}"
+    except errors.ZygoteError as error:
+        return f"{_PRE_DUMP}: the pre-dump could not begin: {error.reason}"
+    return ""
 
 
 def refuse(container: Container, engine: Engine) -> None:
@@ -104,7 +140,13 @@ def _watches(container: Container, tree: list[descriptors.Process]) -> None:
         )
 
 
-def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> dump.DumpResult:
+def _dump(
+    container: Container,
+    engine: Engine,
+    hold: Hold,
+    started: float,
+    parent: images.Staged | None,
+) -> dump.DumpResult:
     application = container.supervisor.application() or 0
     if container.record.policy.connections == "close":
         parting.close(container, application, hold)
@@ -143,6 +185,7 @@ def _dump(container: Container, engine: Engine, hold: Hold, started: float) -> d
             engine.store,
             frozen=frozen,
             watched=container.watched.values(),
+            parent=parent,
         )
     except errors.DumpError as error:
         if error.refused:

@@ -95,6 +95,7 @@ class Zygote:
         inherited: Sequence[int] = (),
         mount_namespace: int | None = None,
         undo: bool = False,
+        forks: bool = False,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> Worker:
         """Start a criu.
@@ -106,6 +107,7 @@ class Zygote:
             groups: Cgroups whose memory controller it joins first.
             inherited: Descriptors for a restored application.
             undo: Whether another process traces for it and puts its tracees right if it is killed: for dumps.
+            forks: The same for the first process that it forks, which does the work of a pre-dump.
             mount_namespace: Pid of a process whose mount namespace alone is joined.
             meanwhile: Called while the zygote forks; what it raises ends the criu.
 
@@ -115,8 +117,8 @@ class Zygote:
         """
         with contextlib.ExitStack() as stack:
             items = [("d", image)]
-            if undo:
-                items.append(("u", image))
+            if undo or forks:
+                items.append(("u" if undo else "f", image))
             if groups is not None:
                 items += stack.enter_context(cgroups.joining(groups))
             if container is not None:

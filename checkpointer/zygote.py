@@ -21,6 +21,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from checkpointer import cgroups, criu, manifest, processes
 from checkpointer.errors import CriuError, ZygoteError
@@ -96,6 +97,7 @@ class Zygotes:
         self._directory = run_dir / "zygote"
         self._slice = slice_
         self._found: dict[Kind, Zygote] = {}
+        self._tracks: bool | None = None
 
     @property
     def swrk(self) -> Zygote:
@@ -139,6 +141,12 @@ class Zygotes:
                     if processes.ns_inode(pid, "pid") == inside:
                         found.append(pid)
         return found
+
+    def tracks_memory(self) -> bool:
+        """Say whether the kernel can tell which memory has changed since it was asked before."""
+        if self._tracks is None:
+            self._tracks = _tracks_memory(self.swrk, self._directory)
+        return self._tracks
 
     def retire(self) -> list[int]:
         """End the zygotes of other bundles that nothing is at work below; return their pids."""
@@ -339,18 +347,30 @@ def _self_test(zygote: Zygote, scratch: Path) -> None:
 
 
 def _spring(zygote: Zygote, trap: int, scratch: Path) -> None:
+    _asked(zygote, scratch, criu.check_request(), mount_namespace=trap)
+
+
+def _tracks_memory(zygote: Zygote, scratch: Path) -> bool:
+    answer = _asked(zygote, scratch, criu.features_request())
+    return bool(answer.features.mem_track)
+
+
+def _asked(
+    zygote: Zygote, scratch: Path, request: Any, *, mount_namespace: int | None = None
+) -> Any:
+    """Ask a criu that is in no container, but perhaps in a mount namespace."""
     directory = scratch / "self-test"
     directory.mkdir(exist_ok=True)
     image = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with zygote.worker(image, mount_namespace=trap) as worker:
+        with zygote.worker(image, mount_namespace=mount_namespace) as worker:
             if worker.channel is None:
                 raise ZygoteError("the zygote's self-test has no channel")
             session = criu.Session(
                 worker.channel, worker.pidfd, time.monotonic() + _SELF_TEST_SECONDS
             )
             try:
-                session.call(criu.check_request(), _agree)
+                return session.call(request, _agree)
             except CriuError as error:
                 worker.kill()
                 raise ZygoteError(f"the zygote's self-test failed: {error}") from error

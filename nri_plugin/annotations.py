@@ -69,10 +69,10 @@ TABLE = (
         default="false",
         example="true",
         field="pre_dump",
-        note=f"{NOT_YET}: all memory is written while the application is frozen",
         text="Write most of the memory before the application is frozen, so that the freeze is shorter. It makes "
-        "going to sleep longer in total and is rarely worth it: a container that goes to sleep is idle. Accepted, not "
-        "acted on yet.",
+        "going to sleep longer in total and is rarely worth it: a container that goes to sleep is idle. Only where "
+        "the kernel can tell which memory changes (CONFIG_MEM_SOFT_DIRTY, on x86 Debian's and Ubuntu's can); where it "
+        "cannot, the container sleeps without, and `zeropod why` says so.",
     ),
     Annotation(
         name="disable-checkpointing",

@@ -22,6 +22,7 @@
 #include "criu-raw.h"
 #include "criu-undo.h"
 #include "criu-warm.h"
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -402,4 +403,25 @@ int tracer_begin(void)
 		return -1;
 	bell = ends[0];
 	return 0;
+}
+
+static int at_fork;
+
+void tracer_begin_at_fork(void)
+{
+	at_fork = 1;
+}
+
+EXPORT pid_t fork(void)
+{
+	pid_t (*real)(void), pid;
+
+	*(void **)&real = dlsym(RTLD_NEXT, "fork");
+	pid = real();
+	if (pid == 0 && at_fork) {
+		at_fork = 0;
+		if (tracer_begin() < 0)
+			_exit(1);
+	}
+	return pid;
 }

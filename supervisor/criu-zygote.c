@@ -18,6 +18,7 @@
 //   d  image directory, becomes descriptor 4       g  cgroup directory (v2), the worker is created in it
 //   i  becomes descriptor 5, 6, ... in order       n  namespace      m  mount namespace, entered last
 //   u  (any descriptor) what criu does to the processes that it dumps is undone if it is killed, see criu-tracer.c
+//   f  (any descriptor) the same for what the first process does that criu forks, in a pre-dump
 // The answer is 13 bytes, packed little-endian: u8 step, i32 errno, i32 pid, i32 guardian's pid, both as the host sees them.
 // Step 0 is success and carries a pidfd of the worker; any other names what failed (enum step) and no worker exists. The end
 // of the connection without an answer means that the worker was killed, with its container say, before it could give one.
@@ -162,6 +163,7 @@ static int understand(struct request *r)
 		case 'i':
 		case 'c':
 		case 'u':
+		case 'f':
 			break;
 		case 'g':
 			single = &r->cgroup;
@@ -280,6 +282,8 @@ static void become_criu(const struct request *r, int connection, int guardian)
 	connection = arrange(r, connection, pidfd);
 	if (memchr(r->kinds, 'u', r->n) && tracer_begin() < 0)
 		fail(connection, STEP_UNDO);
+	if (memchr(r->kinds, 'f', r->n))
+		tracer_begin_at_fork();
 	answer(connection, STEP_NONE, 0, pid, guardian, connection + 1);
 	close(connection);
 	close(connection + 1);

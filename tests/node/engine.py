@@ -75,21 +75,28 @@ class Striker:
         after: float,
         number: signal.Signals,
         victim: str = "criu",
+        *,
+        children: bool = False,
     ) -> None:
         self.struck: list[int] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(zygotes, pid, after, number))
-        self._victim = victim
+        self._victim, self._children = victim, children
 
     def _run(self, zygotes: Zygotes, pid: int, after: float, number: signal.Signals) -> None:
         while not self._over.is_set():
-            if found := [one for one in zygotes.running(pid) if named(one, self._victim)]:
+            if any(named(one, self._victim) for one in zygotes.running(pid)):
                 time.sleep(after)
-                for one in found:
+                for one in self._victims(zygotes.running(pid)):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(one, number)
                         self.struck.append(one)
                 return
+
+    def _victims(self, working: list[int]) -> list[int]:
+        if self._children:
+            working = [one for worker in working for one in processes.tree(worker)]
+        return [one for one in working if named(one, self._victim)]
 
     def __enter__(self) -> Self:
         self._thread.start()

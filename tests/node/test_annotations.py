@@ -264,7 +264,7 @@ def test_limits_of_a_proxy_limit_nothing_here(pods: Pods) -> None:
 
 
 @pytest.mark.annotation(
-    "migrate", "live-migrate", "disable-migrate-data", "disable-probe-detection", "pre-dump"
+    "migrate", "live-migrate", "disable-migrate-data", "disable-probe-detection"
 )
 def test_what_is_not_acted_on_yet_is_told(pods: Pods) -> None:
     """The container sleeps and wakes, and its owner knows that nothing else is done."""
@@ -273,7 +273,6 @@ def test_what_is_not_acted_on_yet_is_told(pods: Pods) -> None:
         "live_migrate": "python",
         "disable_migrate_data": "true",
         "disable_probe_detection": "true",
-        "pre_dump": "true",
     }
     web = sleepers.python(pods, pod=wanting(pods, **later))
     for name in later:

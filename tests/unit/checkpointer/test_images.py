@@ -215,6 +215,24 @@ def test_an_image_is_what_it_was(store: Store) -> None:
         image.verify()
 
 
+def test_what_was_written_before_the_freeze_is_part_of_the_image(store: Store) -> None:
+    """It is counted, synced and sealed like the rest, and goes with it."""
+    with store.stage(ID) as staged, store.stage(ID) as earlier:
+        (earlier.path / "pages-1.img").write_bytes(bytes(4096))
+        (staged.path / "pages-1.img").write_bytes(bytes(1))
+        staged.take_in(earlier, "pre")
+        (staged.path / "parent").symlink_to("pre")
+        assert images.pages(staged.path) == 4097
+        image = staged.commit(dataclasses.replace(facts(), files=seal.seals(staged.path)))
+    assert set(image.manifest.files) == {"pages-1.img", "pre/pages-1.img"}
+    image.verify()
+    (image.path / "pre" / "pages-1.img").write_bytes(b"x")
+    with pytest.raises(ImageError, match=r"pre/pages-1\.img has 1 bytes"):
+        image.verify()
+    image.drop()
+    assert store.usage() == 0
+
+
 def test_images_of_another_boot_go_at_once(tmp_path: Path) -> None:
     """Nobody can be left to wake from them; what cannot be read stays until it is known whose it is."""
     store = Store(tmp_path / "zeropod")
