@@ -16,7 +16,7 @@ from nri_plugin import breaker, containers, log, plugin, registry, report, setti
 
 def parse(arguments: list[str] | None = None) -> settings.Settings:
     """Return the settings that the command line asks for; one flag for each field."""
-    parser = argparse.ArgumentParser(prog="nri_plugin", description=inspect.getdoc(stub))
+    parser = argparse.ArgumentParser(prog="zeropod-nri-plugin", description=inspect.getdoc(stub))
     defaults = settings.Settings()
     helps = _field_docs()
     choices = {"log_format": ["text", "json"], "log_level": ["debug", "info", "warning", "error"]}

@@ -7,24 +7,20 @@ owners in the archives are fixed, so the same rootfs gives the same digests.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
-import json
 import os
 import posixpath
 import re
 import tarfile
 from pathlib import Path
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set
+from typing import Dict, Iterable, List, Sequence, Set
 
-from dev.lib import host, sandbox
+from dev.lib import host, oci, sandbox
 from dev.lib.cache import Cache
 from dev.lib.errors import DevError
 from dev.lib.process import run
 
 PAUSE = "zeropod.dev/pause:1"
-
-MEDIA = "application/vnd.oci.image."
 
 PATH = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
 
@@ -167,9 +163,12 @@ def archives(cache: Cache, rootfs: Path) -> Path:
             write(target, name, [lowest, *upper], command, cwd)
         pause = Layer(rootfs)
         pause.file("pause", compiled["pause"], 0o755)
-        _write(target / "pause.tar", PAUSE, [pause.bytes()], {"Entrypoint": ["/pause"]})
+        oci.write(target / "pause.tar", PAUSE, [pause.bytes()], {"Entrypoint": ["/pause"]},
+                  architecture=host.architecture())  # fmt: skip
 
-    return cache.artefact("images", [rootfs.name, Path(__file__), *sources], build)
+    return cache.artefact(
+        "images", [rootfs.name, Path(__file__), Path(oci.__file__), *sources], build
+    )
 
 
 def _compile(rootfs: Path, sources: Iterable[Path]) -> Dict[str, bytes]:
@@ -195,7 +194,13 @@ def write(
 ) -> None:
     """An image `localhost/<name>:1` as the archive `<name>.tar`."""
     config = {"Env": PATH, "Cmd": command, "WorkingDir": cwd}
-    _write(target / (name + ".tar"), "localhost/%s:1" % name, layers, config)
+    oci.write(
+        target / (name + ".tar"),
+        "localhost/%s:1" % name,
+        layers,
+        config,
+        architecture=host.architecture(),
+    )
 
 
 def base(rootfs: Path) -> bytes:
@@ -252,48 +257,3 @@ def _programs(rootfs: Path, compiled: Dict[str, bytes]) -> bytes:
     for name, data in sorted(compiled.items()):
         layer.file("usr/local/bin/" + name, data, 0o755)
     return layer.bytes()
-
-
-def _write(path: Path, name: str, layers: Sequence[bytes], config: Mapping[str, object]) -> None:
-    """One image as an OCI archive."""
-    blobs: Dict[str, bytes] = {}
-
-    def blob(
-        kind: str, data: bytes, annotations: Optional[Dict[str, str]] = None
-    ) -> Dict[str, object]:
-        digest = hashlib.sha256(data).hexdigest()
-        blobs[digest] = data
-        entry: Dict[str, object] = {
-            "mediaType": MEDIA + kind,
-            "digest": "sha256:" + digest,
-            "size": len(data),
-        }
-        if annotations:
-            entry["annotations"] = annotations
-        return entry
-
-    stack = [blob("layer.v1.tar", data) for data in layers]
-    described = _json({"architecture": host.architecture(), "os": "linux", "config": config,
-                       "rootfs": {"type": "layers", "diff_ids": [entry["digest"] for entry in stack]}})  # fmt: skip
-    manifest = _json({"schemaVersion": 2, "mediaType": MEDIA + "manifest.v1+json",
-                      "config": blob("config.v1+json", described), "layers": stack})  # fmt: skip
-    label = {
-        "io.containerd.image.name": name,
-        "org.opencontainers.image.ref.name": name.rpartition(":")[2],
-    }
-    index = _json({"schemaVersion": 2, "manifests": [blob("manifest.v1+json", manifest, label)]})
-    with tarfile.open(path, "w") as tar:
-        _add(tar, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
-        _add(tar, "index.json", index)
-        for digest, data in sorted(blobs.items()):
-            _add(tar, "blobs/sha256/" + digest, data)
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True).encode()

@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 from typing import List, Optional
 
-from dev.lib import bundle, host, sandbox
+from dev.lib import bundle, host
 from dev.lib.cache import Cache
-from dev.lib.process import run
+from dev.lib.inside import inside
 
 log = logging.getLogger("dev")
 
@@ -28,15 +28,18 @@ def layer(cache: Cache, rootfs: Path) -> Optional[Path]:
         log.info("no supervisor/Makefile: a node without supervisor")
         return None
 
-    def build(target: Path) -> None:
-        (target / CONTAINER).mkdir(parents=True)
-        (target / bundle.WHERE).mkdir(parents=True)
-        script = (
-            "cp -r /src/supervisor /tmp/build && cd /tmp/build && make -s clean && make -s build/zeropod-init && "
-            "install -m 0755 build/zeropod-init /out/%s/init && install -m 0444 /dev/null /out/%s/wake && "
-            "if [ -e criu-zygote.c ]; then make -s build/zygote.so && install build/zygote.so /out/%s/; fi"
-        ) % (CONTAINER, CONTAINER, bundle.WHERE)
-        run(sandbox.command([rootfs], ["sh", "-ec", script], binds={"/out": target},
-                            readonly={"/src": host.REPOSITORY}))  # fmt: skip
+    return cache.artefact("supervisor", [rootfs.name, *files], lambda target: make(rootfs, target))
 
-    return cache.artefact("supervisor", [rootfs.name, *files], build)
+
+def make(rootfs: Path, target: Path) -> None:
+    """Compiles with the tree's compiler; the tree may be "/" itself."""
+    (target / CONTAINER).mkdir(parents=True)
+    (target / bundle.WHERE).mkdir(parents=True)
+    script = (
+        "build=$(mktemp -d) && cp -r %s/supervisor $build && cd $build/supervisor && make -s clean && "
+        "make -s build/zeropod-init && "
+        "install -m 0755 build/zeropod-init $1/%s/init && install -m 0444 /dev/null $1/%s/wake && "
+        "if [ -e criu-zygote.c ]; then make -s build/zygote.so && install build/zygote.so $1/%s/; fi; "
+        "rm -rf $build"
+    ) % (host.REPOSITORY, CONTAINER, CONTAINER, bundle.WHERE)
+    inside(rootfs, ["sh", "-ec", script, "sh", str(target)], target, readonly=[host.REPOSITORY])
