@@ -51,6 +51,19 @@ def test_a_program_that_is_not_there(pods: Pods) -> None:
     one.unharmed()
 
 
+def test_an_exec_of_the_supervisor_is_a_way_to_wake(pods: Pods) -> None:
+    """Every managed container has it; beside process 1 it says so and ends. `kubectl zeropod wake` relies on this."""
+    one = sleepers.python(pods)
+    one.ask("memory.update(mark=1)")
+    one.sleep()
+    done = one.container.exec(["/.zeropod/init"])
+    assert done.code == 64
+    assert "process 1" in done.err
+    assert one.reach("RUNNING")["wake_cause"] == "exec"
+    assert one.ask("memory['mark']") == 1
+    one.unharmed()
+
+
 def test_many_execs_at_once(pods: Pods) -> None:
     """Ten execs into a sleeping container all run, after one wake."""
     one = sleepers.python(pods)

@@ -1,0 +1,406 @@
+"""The commands against an API server over HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+import yaml
+from fakes.pods import pod, sleeper
+
+EVENT = {
+    "metadata": {"name": "e1", "namespace": "default"},
+    "involvedObject": {
+        "kind": "Pod",
+        "namespace": "default",
+        "name": "web",
+        "fieldPath": "spec.containers{app}",
+    },
+    "reason": "ScaledDown",
+    "message": "Scaled down container app in 64ms",
+    "type": "Normal",
+    "eventTime": "2026-01-01T00:00:00.000000Z",
+    "reportingComponent": "zeropod.ctrox.dev/manager",
+}
+
+
+def lines(text):
+    """The words of each line."""
+    return [line.split() for line in text.splitlines()]
+
+
+def test_list_shows_what_asks_for_zeropod_and_nothing_else(api, run):
+    """Columns as kubectl's, one line a container."""
+    api.put("pods", sleeper("web", "SCALED_DOWN"))
+    api.put("pods", pod("plain"))
+
+    code, out, _ = run("list")
+
+    assert code == 0
+    assert lines(out)[0] == ["POD", "CONTAINER", "STATE", "RESTARTS", "AGE"]
+    assert lines(out)[1][:4] == ["web", "app", "SCALED_DOWN", "3"]
+    assert "plain" not in out
+
+
+def test_a_pod_without_a_label_is_shown_without_a_state(api, run):
+    """It asks, by its annotation or class, and nobody has said what became of it."""
+    api.put("pods", pod("annotated", annotations={"zeropod.ctrox.dev/scaledown-duration": "5s"}))
+    api.put("pods", pod("classy", runtimeClassName="zeropod"))
+
+    _, out, _ = run("list", "--no-headers")
+
+    assert [line[:3] for line in lines(out)] == [
+        ["annotated", "app", "<none>"],
+        ["classy", "app", "<none>"],
+    ]
+
+
+def test_namespaces_are_kept_apart_unless_all_are_asked_for(api, run):
+    """-n, -A and the namespace of the context."""
+    api.put("pods", sleeper("web", "RUNNING"))
+    api.put("pods", sleeper("db", "SCALED_DOWN", namespace="other"))
+
+    assert [line[0] for line in lines(run("list", "--no-headers")[1])] == ["web"]
+    assert [line[0] for line in lines(run("list", "-n", "other", "--no-headers")[1])] == ["db"]
+    assert [line[:2] for line in lines(run("list", "-A")[1])] == [
+        ["NAMESPACE", "POD"],
+        ["default", "web"],
+        ["other", "db"],
+    ]
+
+
+def test_a_selector_and_a_container_choose(api, run):
+    """-l is the server's, -c is ours."""
+    two = {"containers": [{"name": "app"}, {"name": "side"}]}
+    api.put("pods", sleeper("web", "RUNNING", **two))
+    api.put("pods", sleeper("db", "RUNNING"))
+
+    assert [line[:2] for line in lines(run("list", "-l", "app=web", "--no-headers")[1])] == [
+        ["web", "app"],
+        ["web", "side"],
+    ]
+    assert [line[:2] for line in lines(run("list", "-c", "side", "--no-headers")[1])] == [
+        ["web", "side"]
+    ]
+
+
+def test_output_for_programs(api, run):
+    """JSON, YAML, names that other commands take, and more columns."""
+    api.put("pods", sleeper("web", "RUNNING"))
+
+    assert json.loads(run("list", "-o", "json")[1])[0]["state"] == "RUNNING"
+    assert yaml.safe_load(run("list", "-o", "yaml")[1])[0]["scaledown"] == "5s"
+    assert run("list", "-o", "name")[1] == "pod/web\n"
+    assert lines(run("list", "-o", "wide")[1])[1][-2:] == ["node-1", "5s"]
+
+
+def test_nothing_found_is_no_error_and_no_output(run):
+    """As with kubectl: a note for people, nothing for a pipe."""
+    code, out, err = run("list")
+
+    assert (code, out) == (0, "")
+    assert "namespace default" in err
+
+
+def test_pods_are_listed_in_pages(api, run):
+    """More than a page of them."""
+    for number in range(501):
+        api.put("pods", sleeper(f"web-{number:04}", "RUNNING"))
+
+    assert len(lines(run("list", "--no-headers")[1])) == 501
+
+
+def test_status_shows_the_last_event(api, run):
+    """Of zeropod, about this container."""
+    api.put("pods", sleeper("web", "SCALED_DOWN"))
+    api.put("events", EVENT)
+    foreign = EVENT | {
+        "metadata": {"name": "e2", "namespace": "default"},
+        "reason": "Pulled",
+        "eventTime": "2026-01-02T00:00:00.000000Z",
+        "reportingComponent": "kubelet",
+    }
+    api.put("events", foreign)
+
+    _, out, _ = run("status")
+
+    assert lines(out)[1][:4] == ["web", "app", "SCALED_DOWN", "ScaledDown"]
+    assert "Scaled down container app in 64ms" in out
+
+
+def test_status_without_a_right_to_events_shows_the_rest(api, run):
+    """And names what is missing."""
+    api.put("pods", sleeper("web", "SCALED_DOWN"))
+    api.deny("list", "events")
+
+    code, out, err = run("status")
+
+    assert code == 0
+    assert "SCALED_DOWN" in out
+    assert 'cannot list resource "events"' in err
+
+
+def test_a_denied_list_names_user_verb_resource_and_role(api, run):
+    """Exit code 5."""
+    api.deny("list", "pods")
+
+    code, _, err = run("list")
+
+    assert code == 5
+    assert 'User "jane" cannot list resource "pods"' in err
+    assert "`view`" in err
+
+
+def test_a_pod_that_is_not_there(run):
+    """Exit code 3, in the server's words."""
+    code, _, err = run("list", "nobody")
+
+    assert code == 3
+    assert 'pods "nobody" not found' in err
+
+
+def test_no_kubeconfig(run, tmp_path):
+    """What to set."""
+    code, _, err = run("list", "--kubeconfig", str(tmp_path / "none"))
+
+    assert code == 1
+    assert "kubeconfig" in err
+
+
+def test_a_server_that_is_away(api, run, tmp_path):
+    """Says so, in one line."""
+    api.url = "http://127.0.0.1:9"
+    api.kubeconfig(tmp_path / "away")
+
+    code, _, err = run("list", "--kubeconfig", str(tmp_path / "away"))
+
+    assert code == 1
+    assert "does not answer" in err
+
+
+# --- through the daemons ---
+
+
+def daemon(answers, seen=None):
+    """A daemon that answers `zeropod WORD ...` with JSON or (status, complaint)."""
+
+    def answer(namespace, name, container, command):
+        if seen is not None:
+            seen.append((name, container, command))
+        got = answers[command[1]]
+        return (got[0], "", got[1]) if isinstance(got, tuple) else (0, json.dumps(got), "")
+
+    return answer
+
+
+def test_why_asks_the_daemon_of_the_pods_node(api, run):
+    """By an exec of the node's own command line."""
+    seen: list = []
+    api.put("pods", sleeper("web", "RUNNING", node="node-2"))
+    api.answer_exec = daemon({"why": [{"text": "default/web/app is awake."}]}, seen)
+
+    code, out, _ = run("why", "web")
+
+    assert (code, out) == (0, "default/web/app is awake.\n")
+    command = ["zeropod", "why", "default/web", "--output", "json"]
+    assert seen == [("zeropod-node-2", "checkpointer", command)]
+
+
+def test_why_may_be_read_by_programs(api, run):
+    """All that the daemon said."""
+    api.put("pods", sleeper("web", "RUNNING"))
+    api.answer_exec = daemon({"why": [{"text": "t", "info": {"kind": "no-port"}}]})
+
+    assert json.loads(run("why", "pod/web", "-o", "json")[1])[0]["info"]["kind"] == "no-port"
+
+
+def test_long_and_foreign_answers_come_whole(api, run):
+    """Cut into frames in the middle of a character."""
+    text = "ä€😀" * 5000
+    api.put("pods", sleeper("web", "RUNNING"))
+    api.answer_exec = lambda *_: (0, json.dumps([{"text": text}], ensure_ascii=False), "")
+
+    assert run("why", "web")[1] == text + "\n"
+
+
+def test_what_containers_call_things_does_not_reach_the_terminal(api, run):
+    """Escape sequences are shown as such."""
+    api.put("pods", sleeper("web", "RUNNING"))
+    api.answer_exec = daemon({"why": [{"text": "a\x1b[2Jb"}]})
+
+    assert run("why", "web")[1] == "a\\x1b[2Jb\n"
+
+
+@pytest.mark.parametrize(("word", "key"), [("sleep", "sleep_ms"), ("wake", "wake_ms")])
+def test_sleep_and_wake_say_what_became_of_it(api, run, word, key):
+    """One line a container, or its name."""
+    info = {"namespace": "default", "pod": "web", "container": "app", "state": "X", key: 12.34}
+    api.put("pods", sleeper("web", "RUNNING"))
+    api.answer_exec = daemon({word: [info]})
+
+    assert run(word, "web")[1] == "default/web/app X (12.3 ms)\n"
+    assert run(word, "-l", "app=web", "-o", "name")[1] == "pod/web\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(1, 1), (3, 3), (4, 4), ("unable to upgrade connection", 4)]
+)
+def test_exit_codes_are_those_of_the_node(api, run, status, code):
+    """So that scripts need one table."""
+    api.put("pods", sleeper("web", "RUNNING"))
+    api.answer_exec = daemon({"sleep": (status, "zeropod: it cannot be")})
+
+    got, _, err = run("sleep", "web")
+
+    assert got == code
+    assert "node node-1: it cannot be" in err
+
+
+def test_a_node_without_zeropod_is_told_how_to_get_it(api, run):
+    """The label."""
+    api.put("pods", sleeper("web", "RUNNING", node="node-3"))
+
+    code, _, err = run("why", "web")
+
+    assert code == 4
+    assert "kubectl label node node-3 zeropod.ctrox.dev/node=true" in err
+
+
+def test_a_denied_exec_names_what_is_needed(api, run):
+    """The handshake's answer, which the client hides."""
+    api.put("pods", sleeper("web", "RUNNING"))
+    api.deny("create", "pods/exec", "zeropod-system")
+
+    code, _, err = run("sleep", "web")
+
+    assert code == 5
+    assert 'cannot create resource "pods/exec"' in err
+    assert "get and create on pods/exec, in namespace zeropod-system" in err
+
+
+def test_why_without_the_right_to_ask_tells_what_the_api_knows(api, run):
+    """Label and last event; and why that is all."""
+    api.put("pods", sleeper("web", "SCALED_DOWN"))
+    api.put("events", EVENT)
+    api.deny("list", "pods", "zeropod-system")
+
+    code, out, err = run("why", "web")
+
+    assert code == 5
+    assert "default/web/app is SCALED_DOWN" in out
+    assert "Scaled down container app in 64ms" in out
+    assert "zeropod-system" in err
+
+
+def test_wake_with_the_rights_of_the_pods_owner_is_an_exec(api, run):
+    """Of a program that is in every managed container and ends at once."""
+    seen: list = []
+
+    def answer(namespace, name, container, command):
+        seen.append((namespace, name, container, command))
+        return 64, "", "/.zeropod/init: must be process 1 of a container"
+
+    api.put("pods", sleeper("web", "SCALED_DOWN"))
+    api.deny("create", "pods/exec", "zeropod-system")
+    api.answer_exec = answer
+
+    code, out, _ = run("wake", "web")
+
+    assert (code, out) == (0, "default/web/app RUNNING\n")
+    assert seen == [("default", "web", "app", ["/.zeropod/init"])]
+
+
+def test_an_exec_that_cannot_have_woken_is_no_success(api, run):
+    """A container without the supervisor."""
+    api.put("pods", sleeper("web", "SCALED_DOWN"))
+    api.deny("list", "pods", "zeropod-system")
+    api.answer_exec = lambda *_: ("stat /.zeropod/init: no such file or directory", "", "")
+
+    code, _, err = run("wake", "web")
+
+    assert code == 1
+    assert "no such file" in err
+
+
+def test_who_may_not_exec_at_all_is_told_both_ways(api, run):
+    """In the pod's namespace, or in zeropod's."""
+    api.put("pods", sleeper("web", "SCALED_DOWN"))
+    api.deny("create", "pods/exec")
+
+    code, _, err = run("wake", "web")
+
+    assert code == 5
+    assert 'in the namespace "default"' in err
+    assert "zeropod-system" in err
+
+
+# --- watch ---
+
+
+def play(api, *steps):
+    """Take steps as soon as somebody watches, then end it: the right to watch is taken away."""
+
+    def go():
+        while not api.asked("watch=True"):
+            time.sleep(0.01)
+        for step in steps:
+            step()
+        api.deny("watch", "pods")
+        api.hang_up()
+
+    player = threading.Thread(target=go)
+    player.start()
+    return player
+
+
+def test_watch_prints_what_is_and_what_changes(api, run):
+    """A line for each change of a state, none for other changes."""
+    api.put("pods", sleeper("web", "RUNNING"))
+    player = play(
+        api,
+        lambda: api.put("pods", sleeper("web", "RUNNING", node="node-2")),
+        lambda: api.put("pods", sleeper("web", "SCALED_DOWN")),
+        lambda: api.put("pods", sleeper("db", "RUNNING")),
+        lambda: api.drop("pods", "default", "db"),
+    )
+
+    code, out, _ = run("watch")
+    player.join()
+
+    assert code == 5  # which is how this test ends it
+    assert [line[-3:] for line in lines(out)] == [
+        ["POD", "CONTAINER", "STATE"],
+        ["web", "app", "RUNNING"],
+        ["web", "app", "SCALED_DOWN"],
+        ["db", "app", "RUNNING"],
+        ["db", "app", "DELETED"],
+    ]
+
+
+def test_watch_goes_on_after_the_server_has_forgotten(api, run):
+    """What changed meanwhile is told, what did not is not told again."""
+    api.put("pods", sleeper("web", "RUNNING"))
+    api.put("pods", sleeper("db", "RUNNING"))
+
+    def outage():
+        before = api.asked("/pods?") - api.asked("watch=True")
+        with api.outage():
+            api.drop("pods", "default", "db")
+            api.put("pods", sleeper("web", "SCALED_DOWN"))
+        while api.asked("/pods?") - api.asked("watch=True") == before:
+            time.sleep(0.01)
+
+    player = play(api, outage)
+
+    _, out, _ = run("watch", "-o", "json")
+    player.join()
+
+    told = [(one["pod"], one["state"]) for one in map(json.loads, out.splitlines())]
+    assert told == [
+        ("db", "RUNNING"),
+        ("web", "RUNNING"),
+        ("db", "DELETED"),
+        ("web", "SCALED_DOWN"),
+    ]
