@@ -19,6 +19,7 @@ from checkpointer import (
     containers,
     errors,
     execwatch,
+    health,
     images,
     log,
     metrics,
@@ -67,8 +68,11 @@ async def _serve(chosen: settings.Settings) -> None:
     node.load()
     server = Server(service.services(node))
     await server.serve_unix(chosen.socket, mode=0o600)
+    loaded = asyncio.Event()
+    # Before containers are taken over, which may take longer than a liveness probe waits.
+    scraped = _scrape(chosen.metrics_addr, node, health.of(engine, loop, loaded.is_set))
     await node.loaded()
-    scraped = _scrape(chosen.metrics_addr, node)
+    loaded.set()
     # What is there now stays; without this every collection walks all of it.
     gc.collect()
     gc.freeze()
@@ -89,10 +93,10 @@ async def _serve(chosen: settings.Settings) -> None:
     engine.execs.close()
 
 
-def _scrape(address: str, node: Node) -> scrape.Scrape | None:
-    """Serve the metrics; a daemon that wakes containers does not fail over an address."""
+def _scrape(address: str, node: Node, well: health.Health) -> scrape.Scrape | None:
+    """Serve metrics and health; a daemon that wakes containers does not fail over an address."""
     try:
-        return scrape.Scrape(address, metrics.Exposition(node.view))
+        return scrape.Scrape(address, metrics.Exposition(node.view), well.answer)
     except errors.CheckpointerError as error:
         logger.warning("metrics.failed", extra={"reason": error.reason})
         return None

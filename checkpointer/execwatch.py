@@ -47,6 +47,7 @@ class ExecWatch:
         self._lock = threading.Lock()
         self._by_mount_ns: dict[int, _Watched] = {}
         self._supervisors: dict[int, str] = {}
+        self._thread = threading.Thread(target=self._serve, name="execwatch", daemon=True)
         self._fd = syscall.fanotify_init(
             syscall.FAN_CLASS_CONTENT
             | syscall.FAN_CLOEXEC
@@ -70,7 +71,11 @@ class ExecWatch:
                 return at once. False lets them go on as if nobody listened.
         """
         self._wanted = wanted
-        threading.Thread(target=self._serve, name="execwatch", daemon=True).start()
+        self._thread.start()
+
+    def alive(self) -> bool:
+        """Whether those who wait are answered."""
+        return self._thread.is_alive()
 
     def know(self, supervisor: int, container_id: str) -> None:
         """Say whose supervisor a pid is, so that its call is understood."""

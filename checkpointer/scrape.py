@@ -1,8 +1,14 @@
-"""The HTTP server for Prometheus: prometheus-client's, in a thread of its own, over one collector."""
+"""The daemon's HTTP server, in threads of its own: metrics for Prometheus, and the kubelet's questions on its health."""
 
+import errno
 import logging
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, ClassVar, Self
+from wsgiref import simple_server
 
 import prometheus_client
 from prometheus_client import registry
@@ -11,33 +17,80 @@ from checkpointer.errors import CheckpointerError
 
 log = logging.getLogger(__name__)
 
+Answer = Callable[[str], tuple[bool, str] | None]
+"""From a path to whether all is well, and a text; None if the path is nothing."""
+
+
+class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
+    """A thread for each request."""
+
+    daemon_threads = True
+    request_queue_size = 16
+
+    def server_bind(self) -> None:
+        """Bind without asking a name server who we are, which can take longer than a probe waits."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        self.setup_environ()
+
+
+class _ServerV6(_Server):
+    """All addresses are those of IPv4, too."""
+
+    address_family: int = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        """Bind to both families where the address means both."""
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+class _Handler(simple_server.WSGIRequestHandler):
+    """Says nothing of requests, and does not wait for ever for one."""
+
+    timeout: ClassVar[float | None] = 30.0
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
+        """Log nothing."""
+
+    def address_string(self) -> str:
+        """The peer's address, without asking a name server for its name."""
+        return str(self.client_address[0])
+
 
 class Scrape:
-    """Serves metrics until it is closed.
+    """Serves metrics and health until it is closed.
 
     Args:
         address: `HOST:PORT`, `:PORT` for all addresses, `[V6]:PORT`; an empty one serves nothing.
         collector: Asked at each scrape.
+        health: Asked for each path; what it does not know are metrics.
 
     Raises:
         CheckpointerError: The address is none, or is taken.
     """
 
-    def __init__(self, address: str, collector: registry.Collector) -> None:
+    def __init__(
+        self, address: str, collector: registry.Collector, health: Answer = lambda _: None
+    ) -> None:
         self._server = None
         if not address:
             return
         host, port = split(address)
         only = registry.CollectorRegistry()
         only.register(collector)
+        application = _application(prometheus_client.make_wsgi_app(only), health)
         try:
-            self._server, self._thread = prometheus_client.start_http_server(
-                port, addr=host, registry=only
-            )
+            self._server = _bound(host, port)
         except OSError as error:
             raise CheckpointerError(
                 f"metrics cannot be served at {address} (--metrics-addr): {error}"
             ) from error
+        self._server.set_app(application)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="scrape", daemon=True
+        )
+        self._thread.start()
         log.info("metrics.served", extra={"address": address})
 
     @property
@@ -62,6 +115,31 @@ class Scrape:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _bound(host: str, port: int) -> _Server:
+    if ":" not in host:
+        return _Server((host, port), _Handler)
+    try:
+        return _ServerV6((host, port), _Handler)
+    except OSError as error:
+        if host != "::" or error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+            raise
+        return _Server(("0.0.0.0", port), _Handler)  # noqa: S104 - a node without IPv6; all addresses were asked for
+
+
+def _application(metrics: Any, health: Answer) -> Any:
+    def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        found = health(environ.get("PATH_INFO", ""))
+        if found is None:
+            answered: Iterable[bytes] = metrics(environ, start_response)
+            return answered
+        well, text = found
+        status = "200 OK" if well else "503 Service Unavailable"
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [text.encode()]
+
+    return answer
 
 
 def split(address: str) -> tuple[str, int]:

@@ -47,7 +47,8 @@ class Settings:
     more than the cores. A thundering herd beyond it queues."""
 
     metrics_addr: str = "127.0.0.1:8080"
-    """Where Prometheus finds the metrics: `HOST:PORT`, `:PORT` for all addresses; empty for nowhere."""
+    """Where Prometheus finds the metrics, and the kubelet `/readyz` and `/healthz`: `HOST:PORT`, `:PORT` for all
+    addresses; empty for nowhere."""
 
     log_format: str = "text"
     """`text` for people, `json` for programs."""
