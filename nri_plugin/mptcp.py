@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import threading
 from pathlib import Path
@@ -15,6 +16,10 @@ from pathlib import Path
 from bpf import syscall
 
 _SYSCTL = Path("/proc/sys/net/mptcp/enabled")
+"""Of the network namespace of who reads or writes it, wherever that file is seen."""
+
+_WRITABLE = (_SYSCTL, Path("/proc/1/root") / _SYSCTL.relative_to("/"))
+"""A container's own /proc/sys is read-only unless it is privileged; that of the node's first process is not."""
 
 
 class Pods:
@@ -82,5 +87,12 @@ def _write(*, on: bool) -> bool:
     wanted = f"{int(on)}\n"
     if not _SYSCTL.exists() or _SYSCTL.read_text() == wanted:
         return False
-    _SYSCTL.write_text(wanted)
+    for path in _WRITABLE:
+        try:
+            path.write_text(wanted)
+        except OSError as error:
+            if error.errno != errno.EROFS or path == _WRITABLE[-1]:
+                raise
+        else:
+            break
     return True
