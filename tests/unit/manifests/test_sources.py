@@ -1,0 +1,60 @@
+"""The manifests as they are written, before anything is rendered."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import checkpointer.__main__
+import installer.__main__
+import nri_plugin.__main__
+
+MANIFESTS = Path(__file__).parents[3] / "manifests"
+
+PARSERS = {
+    "zeropod-checkpointer": checkpointer.__main__._parse,
+    "zeropod-installer": installer.__main__._parse,
+    "zeropod-nri-plugin": nri_plugin.__main__.parse,
+}
+
+
+def daemonset() -> dict:
+    return yaml.safe_load((MANIFESTS / "base/daemonset.yaml").read_text())
+
+
+def containers() -> list[dict]:
+    pod = daemonset()["spec"]["template"]["spec"]
+    return [*pod["initContainers"], *pod["containers"]]
+
+
+@pytest.mark.parametrize("container", containers(), ids=lambda one: one["name"])
+def test_flags(container):
+    """Every program understands the flags that the base gives it."""
+    program, *words = container["command"]
+
+    PARSERS[program]([*words, *container["args"]])
+
+
+def test_image_is_named_once():
+    """All containers have one image, whose name is in one file of the base."""
+    named = [path for path in MANIFESTS.rglob("*") if path.is_file() and "ghcr.io/zeropod" in path.read_text()
+             and path.parent.name != "kind"]  # fmt: skip
+
+    assert {one["image"] for one in containers()} == {"zeropod"}
+    assert named == [MANIFESTS / "base/kustomization.yaml"]
+
+
+def test_image_has_our_version():
+    """The base runs the version that it is of."""
+    project = (MANIFESTS.parent / "pyproject.toml").read_text()
+    (image,) = yaml.safe_load((MANIFESTS / "base/kustomization.yaml").read_text())["images"]
+
+    assert re.search(r'^version = "(.+)"', project, re.MULTILINE)[1] == image["newTag"]
+
+
+def test_mounts_have_volumes():
+    """Nothing is mounted that there is no volume of, and no volume is there for nobody."""
+    volumes = {one["name"] for one in daemonset()["spec"]["template"]["spec"]["volumes"]}
+
+    assert {mount["name"] for one in containers() for mount in one["volumeMounts"]} == volumes
