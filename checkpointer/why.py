@@ -135,7 +135,7 @@ def _awake(facts: Facts) -> str:
             f"The last try to put it to sleep did not work{times}: {facts.life.reason}. The application was left as "
             f"it was; the next try is in {_span(facts.look_in)}."
         )
-    busy = f"It stays awake: {facts.busy}. " if facts.busy else ""
+    busy = f"It stays awake; at the last look: {facts.busy}. " if facts.busy else ""
     return (
         f"{busy}It sleeps after {_span(facts.scaledown)} without traffic "
         f"(zeropod.ctrox.dev/scaledown-duration); the next look is in {_span(facts.look_in)}."
