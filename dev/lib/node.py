@@ -219,7 +219,7 @@ class Node:
             )
         enter = ["nsenter", "-t", str(pid), "-m", "-n", "-p", "-u", "-i", "-C", "-r", "--",
                  "env", "-i", "-C", cwd, "PATH=" + sandbox.PATH, "HOME=/root", "LANG=C.UTF-8",
-                 "TERM=" + os.environ.get("TERM", "dumb"), "PYTHONDONTWRITEBYTECODE=1",
+                 "TERM=" + os.environ.get("TERM", "dumb"), "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1",
                  "%s=%g" % (patience.VARIABLE, patience.FACTOR), *program]  # fmt: skip
         groups = [group + "/" + cgroups.LEAF for group in facts["cgroups"]]
         return ["sh", "-c", JOIN, "sh", *groups, "--", *enter]

@@ -72,7 +72,7 @@ def follow(
 
     Args:
         command: the program.
-        name: who says it.
+        name: who says it; "" for nobody.
         limit: seconds after which it is killed; 0 for never.
         pass_fds: descriptors it shall have.
 
@@ -101,7 +101,7 @@ def follow(
         assert done.stdout
         for line in done.stdout:
             lines.append(line.decode("utf-8", "replace").rstrip())
-            log.info("[%s] %s", name, lines[-1])
+            log.info("%s%s", "[%s] " % name if name else "", lines[-1])
     finally:
         timer.cancel()
         done.kill()

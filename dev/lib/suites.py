@@ -198,7 +198,7 @@ class Suites:
             found = work(self, run)
         except DevError as error:
             found = Result(run.name, problem=str(error))
-        found.seconds = time.monotonic() - begun
+        found.name, found.seconds = run.name, time.monotonic() - begun
         return found
 
     def on_node(self, run: Run) -> Result:
