@@ -91,8 +91,7 @@ def _enter(plan: Dict[str, Any]) -> None:
     _file_systems(root)
     _cgroups(root)
     # containerd's snapshots are overlays themselves: their layers must lie on a real file system.
-    for name, inside in (("containerd", "/var/lib/containerd"), ("zeropod", "/var/lib/zeropod"),
-                         ("log", "/var/log")):  # fmt: skip
+    for name, inside in plan["folders"].items():
         bind(state + "/" + name, root, inside)
     bind(plan["repository"], root, "/src", readonly=True)
     bind(plan["images"], root, "/run/node/images", readonly=True)

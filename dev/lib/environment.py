@@ -7,9 +7,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
-from dev.lib import apps, bundle, containerd, debian, host, images, rootfs, supervisor
+from dev.lib import apps, bundle, containerd, debian, host, images, kubernetes, rootfs, supervisor
 from dev.lib.cache import Cache
 from dev.lib.errors import DevError
 
@@ -39,6 +39,12 @@ class Environment:
         """The same with this containerd variant on top."""
         top = containerd.layer(self.cache, variant)
         return [top, *self.layers] if top else self.layers
+
+    def cluster_layers(self, variant: str) -> List[Path]:
+        """Those of a node with Kubernetes and without anything of ours."""
+        top = containerd.layer(self.cache, variant)
+        found = [kubernetes.layer(self.cache), top, self.rootfs]
+        return [layer for layer in found if layer]
 
     def images(self) -> Path:
         """The directory of test images."""
@@ -71,15 +77,15 @@ def ensure(cache: Optional[Cache] = None) -> Environment:
         )
 
 
-def prefetch(cache: Cache, variant: str) -> None:
-    """Begins to build a containerd while something else goes on; whoever needs it waits for it."""
+def prefetch(cache: Cache, build: Callable[[Cache], object]) -> None:
+    """Begins to build with Go while something else goes on; whoever needs it waits for it."""
 
-    def build() -> None:
+    def work() -> None:
         try:
-            containerd.layer(cache, variant)
+            build(cache)
         except DevError as error:
             # Whoever needs it tries again and reports.
             log.debug("%s", error)
 
     if containerd.can_build():
-        threading.Thread(target=build, daemon=True).start()
+        threading.Thread(target=work, daemon=True).start()

@@ -15,23 +15,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dev import patience
+from dev.lib import cluster_services
+from dev.lib.service import LOGS, RUN, Service, join
 
 log = logging.getLogger("keeper")
 
-RUN = Path("/run/node")
-LOGS = Path("/var/log/node")
 PYTHON = "/opt/zeropod/venv/bin/python"
 CODE = Path("/opt/zeropod/lib/python")
-
-#: Between the end of a service and its next start, in seconds; the second bounds the back-off of
-#: one that fails by itself again and again.
-PAUSE, LONGEST_PAUSE = 0.2, 2.0
 
 #: How long a service may take until it answers, in seconds: the daemon compiles BPF programs first.
 PATIENCE = 40.0
@@ -75,103 +70,6 @@ CNI = {
 }
 
 
-#: More words for a service's command line. How full this machine's disk is says nothing about the tests.
-FLAGS = {"daemon": ["--disk-reserve", "1%", "--inode-reserve", "1%"]}
-
-
-@dataclass
-class Service:
-    """One program that is kept running."""
-
-    name: str
-    command: list[str]
-    cgroup: str
-    needs: Path | None = None
-    """A file without which it cannot be started; looked for again and again."""
-
-    env: dict[str, str] = field(default_factory=dict)
-    pid: int = 0
-    started: float = 0.0
-    not_before: float = 0.0
-    pause: float = PAUSE
-
-    def due(self) -> bool:
-        """Whether it has to be started now."""
-        if self.pid or time.monotonic() < self.not_before:
-            return False
-        if self.needs and not self.needs.exists():
-            return False
-        return not (RUN / "hold" / self.name).exists()
-
-    def start(self) -> None:
-        """Forks; the child moves into its cgroup before it becomes the program."""
-        pid = os.fork()
-        if pid:
-            self.pid = pid
-            self.started = time.monotonic()
-            (RUN / f"{self.name}.pid").write_text(f"{pid}\n", encoding="ascii")
-            return
-        try:
-            join(self.cgroup)
-            os.setsid()
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
-            output = os.open(
-                LOGS / f"{self.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
-            )
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            words = [*self.command, *self.flags()]
-            os.execvpe(words[0], words, {**os.environ, **self.env})
-        except OSError:
-            log.exception("cannot start %s", self.name)
-        finally:
-            os._exit(127)
-
-    def flags(self) -> list[str]:
-        """More words for its command line: a test may write them to a file and end it."""
-        try:
-            return (RUN / f"{self.name}.flags").read_text(encoding="utf-8").split()
-        except FileNotFoundError:
-            return FLAGS.get(self.name, [])
-
-    def ended(self, status: int) -> None:
-        """Notes that it is gone."""
-        code = os.waitstatus_to_exitcode(status)
-        log.info("%s (pid %d) ended: %d", self.name, self.pid, code)
-        (RUN / f"{self.name}.pid").unlink(missing_ok=True)
-        self.pid = 0
-        now = time.monotonic()
-        # A test that kills it shall find it back soon; a program that cannot start shall not spin.
-        failing = code > 0 and now - self.started < 5.0
-        self.pause = min(self.pause * 2, LONGEST_PAUSE) if failing else PAUSE
-        self.not_before = now + self.pause
-
-
-def join(name: str) -> None:
-    """Moves the calling process into a cgroup of this name in every hierarchy."""
-    for root in hierarchies():
-        cgroup = root / name
-        cgroup.mkdir(exist_ok=True)
-        # cgroup v1: a new cpuset has neither processors nor memory and takes no process.
-        if (root / "cpuset.cpus").exists() and root.name == "cpuset":
-            for item in ("cpuset.cpus", "cpuset.mems"):
-                if not (cgroup / item).read_text(encoding="ascii").strip():
-                    (cgroup / item).write_text(
-                        (root / item).read_text(encoding="ascii"), encoding="ascii"
-                    )
-        (cgroup / "cgroup.procs").write_text("0", encoding="ascii")
-
-
-def hierarchies() -> list[Path]:
-    """The roots of all cgroup hierarchies; one on cgroup v2."""
-    root = Path("/sys/fs/cgroup")
-    if (root / "cgroup.procs").exists():
-        return [root]
-    return [
-        folder for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.is_symlink()
-    ]
-
-
 def pass_controllers_down() -> None:
     """Cgroup v2: lets pods have limits. Fails as long as a process is in the root: try for a while."""
     root = Path("/sys/fs/cgroup")
@@ -186,7 +84,7 @@ def pass_controllers_down() -> None:
                 time.sleep(0.02)
 
 
-def network(name: str) -> None:
+def network(name: str, *, kubernetes: bool) -> None:
     """Loopback, forwarding, the CNI network. Pods are reached through its bridge."""
     socket.sethostname(name)
     Path("/etc/hosts").write_text(
@@ -205,10 +103,12 @@ def network(name: str) -> None:
     if not (sysctl / "ipv6").exists():
         log.warning("this kernel has no IPv6: pods get IPv4 addresses only")
         del config["plugins"][0]["ipam"]["ranges"][1], config["plugins"][0]["ipam"]["routes"][1]
+    if kubernetes:
+        config["plugins"].append({"type": "portmap", "capabilities": {"portMappings": True}})
     (folder / "10-node.conflist").write_text(json.dumps(config), encoding="utf-8")
 
 
-def configure_containerd() -> None:
+def configure_containerd(template: str) -> None:
     """Sandboxes ask for oom_score_adj -998; lowering takes CAP_SYS_RESOURCE, which may be absent."""
     own = Path("/proc/self/oom_score_adj")
     before = own.read_text(encoding="ascii")
@@ -220,13 +120,15 @@ def configure_containerd() -> None:
         restrict = "true"
     Path("/etc/containerd").mkdir(exist_ok=True)
     Path("/etc/containerd/config.toml").write_text(
-        CONTAINERD % {"restrict": restrict}, encoding="utf-8"
+        template % {"restrict": restrict}, encoding="utf-8"
     )
 
 
 def services(plan: dict[str, object]) -> list[Service]:
     """What runs on this node, in order of start."""
     found = [Service("containerd", ["containerd"], "containerd")]
+    if plan["kubernetes"]:
+        found += cluster_services.services(str(plan["name"]))
     if plan["zeropod"]:
         env = {"PYTHONPATH": str(CODE), "PYTHONUNBUFFERED": "1"}
         for name, module in (("daemon", "checkpointer"), ("plugin", "nri_plugin")):
@@ -235,7 +137,7 @@ def services(plan: dict[str, object]) -> list[Service]:
     return found
 
 
-def prepare(running: list[Service]) -> None:
+def prepare(running: list[Service], plan: dict[str, object], born: float) -> None:
     """Started by PID 1 beside the services: images in, then tells the host how it went."""
     try:
         wait(
@@ -253,8 +155,11 @@ def prepare(running: list[Service]) -> None:
                 if done.returncode:
                     raise OSError(done.returncode, f"{archive.name}: {done.stderr}")
                 (marks / archive.name).touch()
+        if plan["kubernetes"]:
+            cluster_services.name_images()
+            cluster_services.await_ready(str(plan["name"]), born, wait)
         notes = await_zeropod(running)
-    except OSError as error:
+    except (OSError, subprocess.CalledProcessError) as error:
         (LOGS / "failed").write_text(f"{error}\n", encoding="utf-8")
         return
     fresh = LOGS / "ready.new"
@@ -327,6 +232,7 @@ def keep(running: list[Service]) -> None:
 
 def main() -> None:
     """PID 1."""
+    born = time.time()
     os.environ.clear()
     os.environ.update(PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                       HOME="/root", LANG="C.UTF-8")  # fmt: skip
@@ -337,12 +243,16 @@ def main() -> None:
     LOGS.mkdir(exist_ok=True)
     join("init")
     pass_controllers_down()
-    network(plan["name"])
-    configure_containerd()
+    network(plan["name"], kubernetes=plan["kubernetes"])
+    if plan["kubernetes"]:
+        cluster_services.prepare(plan["name"])
+    if not plan["kept"]:
+        # Later it may have been changed on purpose.
+        configure_containerd(cluster_services.CONTAINERD if plan["kubernetes"] else CONTAINERD)
     running = services(plan)
     if not os.fork():
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        prepare(running)
+        prepare(running, plan, born)
         os._exit(0)
     keep(running)
 

@@ -26,8 +26,16 @@ from dev.lib.errors import DevError
 
 log = logging.getLogger("dev")
 
-#: Seconds after which a node that is not up has failed.
-PATIENCE = 90.0
+#: Seconds after which a node that is not up has failed; one with Kubernetes.
+PATIENCE, KUBERNETES_PATIENCE = 90.0, 240.0
+
+#: What of its state is where in the node: containerd's snapshots are overlays themselves, whose layers must lie on a
+#: real file system, and so must what pods are given.
+FOLDERS = {"containerd": "/var/lib/containerd", "zeropod": "/var/lib/zeropod", "log": "/var/log"}
+KUBERNETES_FOLDERS = {"etcd": "/var/lib/etcd", "kubelet": "/var/lib/kubelet"}
+
+#: Where kubectl finds the cluster.
+KUBECTL = ("KUBECONFIG=/etc/kubernetes/admin.conf",)
 
 #: Puts itself into the cgroups given before `--` and becomes the command after it.
 JOIN = 'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 70; shift; done; shift; exec "$@"'
@@ -65,6 +73,14 @@ class Node:
         """Whether its start went through."""
         return bool(self.pid()) and (self.state / "log/node/ready").exists()
 
+    def condition(self) -> str:
+        """How it is, in a word for people."""
+        if self.ready():
+            return "running"
+        if self.pid():
+            return "starting"
+        return "kept" if (self.facts() or {}).get("kept") else "dead"
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Only one program at a time starts, changes or ends this node."""
@@ -79,31 +95,38 @@ class Node:
     # --- start and stop ------------------------------------------------------
 
     def start(
-        self, environment: Environment, *, variant: str = "debian", zeropod: bool = True
+        self,
+        environment: Environment,
+        *,
+        variant: str = "debian",
+        zeropod: bool = True,
+        kubernetes: bool = False,
     ) -> None:
         """Starts it and waits until pods can be run; a running one of the same kind is left as it is.
+
+        Args:
+            environment: what it consists of.
+            variant: which containerd.
+            zeropod: whether plugin and daemon run on it as services.
+            kubernetes: whether it is a cluster of one, on which nothing of ours is but what is installed there.
 
         Raises:
             DevError: It runs already as another kind, or did not come up.
         """
+        kind = {"variant": variant, "zeropod": zeropod, "kubernetes": kubernetes}
         with self.locked():
-            facts = self.facts()
-            if facts and self.ready():
-                if (facts["variant"], facts["zeropod"]) != (variant, zeropod):
-                    raise DevError(
-                        "node %s runs with containerd %s, %s zeropod. Run: dev/node stop --name %s"
-                        % (
-                            self.name,
-                            facts["variant"],
-                            "with" if facts["zeropod"] else "without",
-                            self.name,
-                        )
-                    )
+            facts = self.facts() or {}
+            same = all(facts.get(key, False) == value for key, value in kind.items())
+            if self.ready():
+                if not same:
+                    raise DevError("node %s runs as %s. Run: dev/node stop --name %s" % (
+                        self.name, described(facts), self.name))  # fmt: skip
                 return
-            self._destroy()
+            kept = bool(same and facts.get("kept"))
+            self._destroy(keep=kept)
             try:
-                self._launch(environment, variant, zeropod)
-                self._await_ready()
+                self._launch(environment, kind, kept=kept)
+                self._await_ready(KUBERNETES_PATIENCE if kubernetes else PATIENCE)
             except BaseException:
                 self.report()
                 self._destroy()
@@ -113,39 +136,45 @@ class Node:
         """What the checkout does not have, so that the node runs without it."""
         return (self.state / "log/node/ready").read_text(encoding="utf-8").splitlines()
 
-    def stop(self) -> bool:
-        """Ends it and removes all that was of it; False if there was none."""
+    def stop(self, *, keep: bool = False) -> bool:
+        """Ends it and removes all that was of it; False if there was none.
+
+        Args:
+            keep: leave what is on its disks, with which the next start goes on: together they are a reboot.
+        """
         with self.locked():
             there = self.facts() is not None or self.state.exists()
-            self._destroy()
+            self._destroy(keep=keep and self.ready())
         return there
 
-    def _launch(self, environment: Environment, variant: str, zeropod: bool) -> None:
-        kind = process.run(["stat", "-f", "-c", "%T", self.state.parent]).strip()
-        if kind == "overlayfs":
+    def _launch(self, environment: Environment, kind: Dict[str, Any], *, kept: bool) -> None:
+        system = process.run(["stat", "-f", "-c", "%T", self.state.parent]).strip()
+        if system == "overlayfs":
             raise DevError(
                 "%s is on an overlay file system, which cannot hold another one's layers. Run: "
                 "export ZEROPOD_DEV_CACHE=/a/directory/on/a/disk" % self.cache.root
             )
-        for name in ("upper", "work", "root", "containerd", "zeropod", "log/node"):
-            (self.state / name).mkdir(parents=True)
-        code.install(self.state / "upper", environment.project)
+        folders = dict(FOLDERS, **(KUBERNETES_FOLDERS if kind["kubernetes"] else {}))
+        for name in ("upper", "work", "root", "log/node", *folders):
+            (self.state / name).mkdir(parents=True, exist_ok=kept or name == "log")
+        if kind["kubernetes"]:
+            layers = environment.cluster_layers(kind["variant"])
+        else:
+            layers = environment.node_layers(kind["variant"])
+            code.install(self.state / "upper", environment.project)
         groups = cgroups.plan(self.name)
         plan = {
+            **kind,
             "name": self.name,
-            "zeropod": zeropod,
+            "kept": kept,
+            "folders": folders,
             "state": str(self.state),
-            "layers": [str(layer) for layer in environment.node_layers(variant)],
+            "layers": [str(layer) for layer in layers],
             "images": str(environment.images()),
             "apps": str(environment.app_images()),
             "repository": str(host.REPOSITORY),
         }
-        facts = {
-            "pid": 0,
-            "variant": variant,
-            "zeropod": zeropod,
-            "cgroups": [str(g) for g in groups],
-        }
+        facts = {**kind, "pid": 0, "kept": False, "cgroups": [str(g) for g in groups]}
         self._note(facts)
         facts["added"] = cgroups.create(groups)
         self._note(facts)
@@ -170,10 +199,10 @@ class Node:
         fresh.write_text(json.dumps(facts), encoding="utf-8")
         fresh.rename(self.state / "node.json")
 
-    def _await_ready(self) -> None:
+    def _await_ready(self, fast: float) -> None:
         failed = self.state / "log/node/failed"
         try:
-            patience.until(lambda: self.ready() or self.pid() is None or failed.exists(), PATIENCE)
+            patience.until(lambda: self.ready() or self.pid() is None or failed.exists(), fast)
         except TimeoutError as error:
             raise DevError("node %s is not up: %s" % (self.name, error)) from error
         if failed.exists():
@@ -189,7 +218,7 @@ class Node:
             telling = [line for line in lines if "level=info" not in line][-15:]
             log.error("--- %s\n%s", path.name, "\n".join(telling))
 
-    def _destroy(self) -> None:
+    def _destroy(self, *, keep: bool = False) -> None:
         facts = self.facts() or {}
         pid = self.pid()
         if pid:
@@ -201,7 +230,11 @@ class Node:
             raise DevError(
                 "could not remove the cgroups %s" % ", ".join(str(path) for path in left)
             )
-        if self.state.exists():
+        if keep:
+            for name in ("ready", "failed"):
+                (self.state / "log/node" / name).unlink(missing_ok=True)
+            self._note(dict(facts, pid=0, kept=True))
+        elif self.state.exists():
             process.run(["rm", "-rf", "--one-file-system", self.state])
 
     # --- use -----------------------------------------------------------------
@@ -220,7 +253,8 @@ class Node:
         enter = ["nsenter", "-t", str(pid), "-m", "-n", "-p", "-u", "-i", "-C", "-r", "--",
                  "env", "-i", "-C", cwd, "PATH=" + sandbox.PATH, "HOME=/root", "LANG=C.UTF-8",
                  "TERM=" + os.environ.get("TERM", "dumb"), "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1",
-                 "%s=%g" % (patience.VARIABLE, patience.FACTOR), *program]  # fmt: skip
+                 "%s=%g" % (patience.VARIABLE, patience.FACTOR), *(KUBECTL if facts.get("kubernetes") else ()),
+                 *program]  # fmt: skip
         groups = [group + "/" + cgroups.LEAF for group in facts["cgroups"]]
         return ["sh", "-c", JOIN, "sh", *groups, "--", *enter]
 
@@ -257,6 +291,15 @@ def nodes(cache: Cache) -> List[Node]:
     """All nodes of which something is there."""
     folder = cache.root / "nodes"
     return [Node(cache, path.name) for path in sorted(folder.glob("[a-z0-9]*")) if path.is_dir()]
+
+
+def described(facts: Dict[str, Any]) -> str:
+    """What kind of a node it is, for people."""
+    return "containerd %s %s %s" % (
+        facts.get("variant", "?"),
+        "with" if facts.get("zeropod") else "without",
+        "zeropod and Kubernetes" if facts.get("kubernetes") else "zeropod",
+    )
 
 
 def _start_time(pid: int) -> Optional[int]:

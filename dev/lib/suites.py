@@ -14,7 +14,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Callable, List, Mapping, Optional, Sequence
 
-from dev.lib import containerd, host, kernels, machine, process, report, runs, sandbox
+from dev.lib import (
+    containerd,
+    host,
+    kernels,
+    machine,
+    process,
+    report,
+    runs,
+    sandbox,
+)
 from dev.lib.environment import Environment
 from dev.lib.errors import DevError
 from dev.lib.node import Node
@@ -68,6 +77,7 @@ class Suites:
             "node": self.node,
             "both": self.both,
             "host": self.host,
+            "cluster": self.cluster,
             "vm": self.vm,
         }
 
@@ -229,17 +239,28 @@ class Suites:
     # --- on the host ---------------------------------------------------------
 
     def host(self) -> List[Result]:
-        """What a node leaves on this machine: nothing. unittest, because pytest is not needed here."""
-        if any(word.startswith("tests/") for word in self.arguments) and not any(
-            word.startswith("tests/host") for word in self.arguments
-        ):
+        """What a node leaves on this machine: nothing."""
+        return self._unittest("host", "tests/host")
+
+    def cluster(self) -> List[Result]:
+        """A cluster of real Kubernetes."""
+        return self._unittest("cluster", "tests/cluster")
+
+    def _elsewhere(self, folder: str) -> bool:
+        """Whether tests were named and none of them is in this folder."""
+        named = [word for word in self.arguments if word.startswith("tests/")]
+        return bool(named) and not any(word.startswith(folder) for word in named)
+
+    def _unittest(self, name: str, folder: str) -> List[Result]:
+        """Tests on this machine's own Python; pytest need not be there."""
+        if self._elsewhere(folder):
             return []
-        suite = unittest.defaultTestLoader.discover(str(host.REPOSITORY / "tests/host"))
+        suite = unittest.defaultTestLoader.discover(str(host.REPOSITORY / folder))
         count = suite.countTestCases()
         outcome = unittest.TextTestRunner(stream=sys.stderr, verbosity=2).run(suite)
         failed = len(outcome.failures) + len(outcome.errors)
         skips = [reason for _, reason in outcome.skipped]
-        return [Result("host", passed=count - failed - len(skips), failed=failed, skips=skips)]
+        return [Result(name, passed=count - failed - len(skips), failed=failed, skips=skips)]
 
 
 #: Runs the tests of one `Run`.
