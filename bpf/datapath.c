@@ -7,6 +7,8 @@
  *   TAP ingress       tap_in          a frame the daemon writes back: to the interface it came from
  *   TAP egress        tap_out         only redirected frames; the kernel's own would look like traffic
  *
+ * and one outside of them, in calls.h.
+ *
  * The pod is known by the filter's classid, which cls_bpf hands over as skb->tc_classid; on a TAP it is
  * the hold. Verdicts are TC_ACT_UNSPEC, "go on with the next filter": other people's filters still run.
  */
@@ -21,6 +23,7 @@
 #include "packet.h"
 #include "answer.h"
 #include "pings.h"
+#include "calls.h"
 
 static __always_inline u32 tuple_of(struct packet *p, struct bpf_sock_tuple *tuple)
 {
@@ -86,6 +89,41 @@ static __always_inline int is_keepalive(struct __sk_buff *skb, struct packet *p)
         old = p->seq == tp->rcv_nxt - 1;
     bpf_sk_release(sk);
     return old;
+}
+
+static __always_inline int is_syn(struct packet *p)
+{
+    return p->proto == IPPROTO_TCP && (p->flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN;
+}
+
+/* The kubelet's connection that a segment for the pod belongs to, or NULL. */
+static __always_inline struct call *call_in(struct pod *pod, struct packet *p)
+{
+    struct call_key key = {.sport = p->sport, .dport = p->dport};
+    struct call *found;
+
+    if (!pod || !pod->calls || p->proto != IPPROTO_TCP || p->kind != WHOLE)
+        return NULL;
+    __builtin_memcpy(key.source, p->source, 16);
+    __builtin_memcpy(key.target, p->target, 16);
+    found = calls.lookup(&key);
+    if (!found || !found->closed || !is_syn(p))
+        return found;
+    /* Somebody has been given the port that the kubelet had. */
+    calls.delete(&key);
+    return NULL;
+}
+
+/* The same of a segment that the pod sends. */
+static __always_inline struct call *call_out(struct pod *pod, struct packet *p)
+{
+    struct call_key key = {.sport = p->dport, .dport = p->sport};
+
+    if (!pod || !pod->calls || p->proto != IPPROTO_TCP || p->kind != WHOLE)
+        return NULL;
+    __builtin_memcpy(key.source, p->target, 16);
+    __builtin_memcpy(key.target, p->source, 16);
+    return calls.lookup(&key);
 }
 
 /* The clock of a port; *asked tells whether the daemon has asked for it. */
@@ -172,7 +210,8 @@ static __always_inline int note_ping(struct __sk_buff *skb, u32 slot, struct pac
     return 1;
 }
 
-static __always_inline void note_in(struct __sk_buff *skb, u32 slot, struct pod *pod, struct packet *p)
+static __always_inline void
+note_in(struct __sk_buff *skb, u32 slot, struct pod *pod, struct packet *p, struct call *call)
 {
     struct port_key key = {.slot = slot, .port = p->dport, .proto = p->proto};
     struct conn_key conn = connection_of(slot, p);
@@ -181,7 +220,7 @@ static __always_inline void note_in(struct __sk_buff *skb, u32 slot, struct pod 
     int asked;
     u64 now;
 
-    if (!has_payload(p) || is_ignored(slot, pod, p, p->source))
+    if (!has_payload(p) || call || is_ignored(slot, pod, p, p->source))
         return;
     if (p->proto == IPPROTO_TCP && p->payload == 1 && is_keepalive(skb, p))
         return;
@@ -205,7 +244,7 @@ static __always_inline void note_out(struct __sk_buff *skb, u32 slot, struct pod
     int asked;
     u64 now;
 
-    if (!has_payload(p) || is_ignored(slot, pod, p, p->target) || note_ping(skb, slot, p, 1))
+    if (!has_payload(p) || call_out(pod, p) || is_ignored(slot, pod, p, p->target) || note_ping(skb, slot, p, 1))
         return;
     now = bpf_ktime_get_ns();
     t = p->proto == IPPROTO_TCP ? talk_of(&conn) : NULL;
@@ -221,11 +260,6 @@ static __always_inline void note_out(struct __sk_buff *skb, u32 slot, struct pod
     a = activity.lookup(&key);
     if (a)
         a->last_out = now;
-}
-
-static __always_inline int is_syn(struct packet *p)
-{
-    return p->proto == IPPROTO_TCP && (p->flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN;
 }
 
 /* A segment that the kernel cannot deal with alone: it brings the application something. */
@@ -361,6 +395,7 @@ static __always_inline int ingress(struct __sk_buff *skb, int lo)
     u32 slot = skb->tc_classid, mark = skb->mark, id;
     struct packet p = {};
     struct counts *count;
+    struct call *call = NULL;
     struct pod *pod;
     int verdict;
 
@@ -369,6 +404,8 @@ static __always_inline int ingress(struct __sk_buff *skb, int lo)
     if (!parse(skb, &p))
         goto pass;
     pod = pods.lookup(&slot);
+    if (!lo && (is_syn(&p) || has_payload(&p)))
+        call = call_in(pod, &p);
     if ((mark & MARK_MASK) != MARK_REPLAY) {
         if (pod && pod->holds) {
             id = holder(skb, slot, pod, &p);
@@ -381,7 +418,7 @@ static __always_inline int ingress(struct __sk_buff *skb, int lo)
         if (pod && pod->quarantine && pod->quarantine > bpf_ktime_get_ns() && is_refused(skb, &p))
             return TC_ACT_SHOT;
     }
-    note_in(skb, slot, pod, &p);
+    note_in(skb, slot, pod, &p, call);
     if (lo)
         note_out(skb, slot, pod, &p);
 pass:
@@ -445,4 +482,24 @@ int tap_in(struct __sk_buff *skb)
     }
     skb->mark = MARK_REPLAY | id;
     return bpf_redirect(target, BPF_F_INGRESS);
+}
+
+int kubelet_calls(struct bpf_sock_ops *ops)
+{
+    struct call_key key = {};
+    struct call fresh = {}, *found;
+
+    if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+        if (!call_key_of(ops, &key))
+            return 1;
+        calls.update(&key, &fresh);
+        bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+    } else if (ops->op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == BPF_TCP_CLOSE) {
+        if (!call_key_of(ops, &key))
+            return 1;
+        found = calls.lookup(&key);
+        if (found)
+            found->closed = 1;
+    }
+    return 1;
 }

@@ -22,9 +22,6 @@ from bpf.errors import BpfError, LayoutError, ToolchainError
 
 log = logging.getLogger(__name__)
 
-SCHED_CLS = 3
-"""enum bpf_prog_type (linux/bpf.h); bcc's own constant needs bcc imported."""
-
 
 def _bcc() -> Any:
     try:
@@ -109,7 +106,9 @@ def load(root: Path) -> None:
     with header_tree():
         try:
             module = bcc.BPF(src_file=os.fsencode(pins.SOURCES / "datapath.c"), cflags=flags)
-            functions = {name: module.load_func(name, SCHED_CLS) for name in pins.PROGRAMS}
+            functions = {
+                name: module.load_func(name, kind) for name, kind in pins.PROGRAMS.items()
+            }
         except Exception as error:  # bcc raises bare Exception
             message = f"cannot compile or load the datapath: {error}"
             raise BpfError(message) from error

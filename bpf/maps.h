@@ -79,6 +79,8 @@ struct pod {
     u32 everything; /* the hold in MODE_EVERYTHING, or 0 */
     u32 fallback;   /* takes fragments whose first one nobody saw */
     u32 ignores;    /* whether it has entries in `networks` */
+    u32 calls;      /* whether what is in `calls` is none of its business */
+    u32 pad;
     u64 quarantine; /* until then (CLOCK_MONOTONIC ns) what finds no socket is dropped, not reset */
     u64 born;       /* clocks that stopped before then were another pod's */
     struct iface ifaces[MAX_IFACES];
@@ -123,6 +125,19 @@ struct frag_key {
     u8 pad;
 };
 
+/* A connection that the kubelet has opened, as both ends see it: its own first. */
+struct call_key {
+    u8 source[16];
+    u8 target[16];
+    u16 sport;
+    u16 dport;
+};
+
+struct call {
+    u32 closed; /* its end of it; what the pod still sends belongs to it, a SYN does not */
+    u32 hold;   /* for which somebody else answers it; 0: the application does */
+};
+
 struct name {
     u64 value[4]; /* owner's numbers, see bpf/maps.py */
     char text[96];
@@ -147,6 +162,7 @@ BPF_F_TABLE("lru_hash:" MAPS "/talks", struct conn_key, struct talk, talks, 1638
  * `talks`. */
 BPF_F_TABLE("array:" MAPS "/pinged", u32, u64, pinged, 65536, 0);
 BPF_F_TABLE("lru_hash:" MAPS "/frags", struct frag_key, u32, frags, 1024, 0);
+BPF_F_TABLE("lru_hash:" MAPS "/calls", struct call_key, struct call, calls, 8192, 0);
 /* For the daemon alone: who owns a slot, who owns a hold. */
 BPF_F_TABLE("hash:" MAPS "/pod_names", u32, struct name, pod_names, 65536, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash:" MAPS "/hold_names", u32, struct name, hold_names, MAX_HOLDS, BPF_F_NO_PREALLOC);

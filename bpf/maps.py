@@ -49,7 +49,7 @@ class Layout(NamedTuple):
 
 _U32 = struct.Struct("=I")
 _NAME = struct.Struct("=4Q96s")  # struct name
-PODS = Layout("pods", _U32, struct.Struct("=IIIIQQ" + "I6s2x" * MAX_IFACES))
+PODS = Layout("pods", _U32, struct.Struct("=IIIII4xQQ" + "I6s2x" * MAX_IFACES))
 PORTS = Layout("ports", struct.Struct("=HHB3x"), _U32)
 CONNS = Layout("conns", struct.Struct("=16s16sHHHBx"), _U32)
 NETWORKS = Layout("networks", struct.Struct("=II16s"), _U32)
@@ -61,11 +61,12 @@ PASSING = Layout("passing", ACTIVITY.key, ACTIVITY.value)
 TALKS = Layout("talks", CONNS.key, struct.Struct("=QQ"))
 PINGED = Layout("pinged", _U32, struct.Struct("=Q"))
 FRAGS = Layout("frags", struct.Struct("=16s16sIHBx"), _U32)
+CALLS = Layout("calls", struct.Struct("=16s16sHH"), struct.Struct("=II"))
 POD_NAMES = Layout("pod_names", _U32, _NAME)
 HOLD_NAMES = Layout("hold_names", _U32, _NAME)
 LAYOUTS = (
     *(PODS, PORTS, CONNS, NETWORKS, STREAMS, HOLDS, COUNTS),
-    *(ACTIVITY, PASSING, TALKS, PINGED, FRAGS, POD_NAMES, HOLD_NAMES),
+    *(ACTIVITY, PASSING, TALKS, PINGED, FRAGS, CALLS, POD_NAMES, HOLD_NAMES),
 )
 
 
@@ -109,6 +110,7 @@ class PodEntry(NamedTuple):
     everything: int = 0
     fallback: int = 0
     ignores: int = 0
+    calls: int = 0
     quarantine: int = 0
     born: int = 0
     ifaces: tuple[Iface, ...] = ()
@@ -157,6 +159,22 @@ class Talk(NamedTuple):
 
     last_in: int
     last_out: int
+
+
+class CallKey(NamedTuple):
+    """struct call_key: a connection that the kubelet has opened, addresses as text."""
+
+    source_ip: str
+    source_port: int
+    target_ip: str
+    target_port: int
+
+
+class Call(NamedTuple):
+    """struct call: whether its own end is closed, and for which hold somebody else answers it, 0 for none."""
+
+    closed: int = 0
+    hold: int = 0
 
 
 class Owner(NamedTuple):
@@ -209,6 +227,16 @@ def _unpack_conn(data: bytes) -> ConnKey:
     return ConnKey(slot, _PROTOCOL_NAMES[proto], *ends)
 
 
+def _pack_call(key: CallKey) -> bytes:
+    ends = (pack_address(key.source_ip), pack_address(key.target_ip))
+    return CALLS.key.pack(*ends, key.source_port, key.target_port)
+
+
+def _unpack_call(data: bytes) -> CallKey:
+    source, target, sport, dport = CALLS.key.unpack(data)
+    return CallKey(unpack_address(source), sport, unpack_address(target), dport)
+
+
 def _pack_network(key: NetworkKey) -> bytes:
     first = pack_address(str(key.network.network_address))
     bits = 128 - key.network.max_prefixlen + key.network.prefixlen
@@ -239,14 +267,14 @@ def _unpack_stream(data: bytes) -> StreamEntry:
 def _pack_pod(pod: PodEntry) -> bytes:
     ifaces = (*pod.ifaces, *[Iface(0, b"")] * (MAX_IFACES - len(pod.ifaces)))
     flat = [field for iface in ifaces for field in iface]
-    return PODS.value.pack(*pod[:6], *flat)
+    return PODS.value.pack(*pod[:7], *flat)
 
 
 def _unpack_pod(data: bytes) -> PodEntry:
-    holds, everything, fallback, ignores, quarantine, born, *flat = PODS.value.unpack(data)
+    holds, everything, fallback, ignores, calls, quarantine, born, *flat = PODS.value.unpack(data)
     pairs = zip(flat[::2], flat[1::2], strict=True)
     ifaces = tuple(Iface(index, mac) for index, mac in pairs if index)
-    return PodEntry(holds, everything, fallback, ignores, quarantine, born, ifaces)
+    return PodEntry(holds, everything, fallback, ignores, calls, quarantine, born, ifaces)
 
 
 def _pack_owner(owner: Owner) -> bytes:
@@ -352,5 +380,10 @@ class Maps:
         self.talks = Map(fd(TALKS), TALKS, key=conn, value=talk)
         time = (PINGED.value.pack, lambda data: int(PINGED.value.unpack(data)[0]))
         self.pinged = Map(fd(PINGED), PINGED, key=_INDEX, value=time)
+        call = (
+            lambda entry: CALLS.value.pack(*entry),
+            lambda data: Call(*CALLS.value.unpack(data)),
+        )
+        self.calls = Map(fd(CALLS), CALLS, key=(_pack_call, _unpack_call), value=call)
         self.pod_names = Map(fd(POD_NAMES), POD_NAMES, key=_INDEX, value=_OWNER)
         self.hold_names = Map(fd(HOLD_NAMES), HOLD_NAMES, key=_INDEX, value=_OWNER)

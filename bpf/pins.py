@@ -13,9 +13,16 @@ from pathlib import Path
 from bpf import syscall
 
 SOURCES = Path(__file__).parent
-PROGRAMS = ("eth_in", "eth_out", "lo_in", "tap_in", "tap_out")
+# enum bpf_prog_type (linux/bpf.h); bcc's own constants need bcc imported
+_SCHED_CLS, _SOCK_OPS = 3, 13
+PROGRAMS = {
+    **dict.fromkeys(("eth_in", "eth_out", "lo_in", "tap_in", "tap_out"), _SCHED_CLS),
+    "kubelet_calls": _SOCK_OPS,
+}
+"""By name, with their types."""
+
 _LAYOUT = ("maps.h",)
-_ALL = ("maps.h", "packet.h", "answer.h", "datapath.c")
+_ALL = ("maps.h", "packet.h", "answer.h", "pings.h", "calls.h", "datapath.c")
 
 
 def _digest(names: tuple[str, ...]) -> str:

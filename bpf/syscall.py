@@ -82,6 +82,9 @@ BPF_MAP_GET_NEXT_KEY = 4
 BPF_OBJ_PIN = 6
 BPF_OBJ_GET = 7
 BPF_OBJ_GET_INFO_BY_FD = 15
+BPF_LINK_CREATE = 28
+# linux/bpf.h, enum bpf_attach_type
+BPF_CGROUP_SOCK_OPS = 3
 # linux/bpf.h, flags of BPF_MAP_UPDATE_ELEM
 BPF_ANY = 0
 BPF_NOEXIST = 1
@@ -257,6 +260,11 @@ def bpf_obj_get(path: str) -> int:
     """Return a descriptor of the program or map pinned at `path`."""
     name = ctypes.create_string_buffer(os.fsencode(path))
     return _bpf(BPF_OBJ_GET, struct.pack("=QII", ctypes.addressof(name), 0, 0), path)
+
+
+def bpf_link_create(prog_fd: int, target_fd: int, attach_type: int) -> int:
+    """Return a link that has the program run at the target (a cgroup, say) for as long as it exists."""
+    return _bpf(BPF_LINK_CREATE, struct.pack("=IIII", prog_fd, target_fd, attach_type, 0))
 
 
 class MapInfo(NamedTuple):

@@ -21,6 +21,7 @@ from checkpointer import (
     execwatch,
     health,
     images,
+    kubelet,
     log,
     metrics,
     scrape,
@@ -65,6 +66,9 @@ async def _serve(chosen: settings.Settings) -> None:
     engine = await loop.run_in_executor(None, lambda: _engine(chosen))
     node = Node(engine, containers.Records(chosen.run_dir / "containers"), chosen.workers)
     engine.execs.start(node.wanted)
+    watch = kubelet.Watch(chosen.kubelet_cgroup, engine.datapath.kubelet)
+    await loop.run_in_executor(None, watch.look)
+    hears = loop.create_task(watch.run(), name="kubelet")
     node.load()
     server = Server(service.services(node))
     await server.serve_unix(chosen.socket, mode=0o600)
@@ -86,6 +90,7 @@ async def _serve(chosen: settings.Settings) -> None:
     )
     await stop.wait()
     logger.info("stopping")
+    hears.cancel()
     await server.close()
     await node.close()
     if scraped is not None:

@@ -41,6 +41,7 @@ def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[li
     """
     pod = engine.datapath.attach(record.pid, record.sandbox_id)
     pod.ignore(Ignored.of(record.policy.ignore_from))
+    pod.tell_calls(record.policy.probe_detection)
     container = Container(record, pod)
     # Before anything is judged: a criu that the last daemon started goes on without it.
     tracers.dismiss(engine.zygotes, container.record.pid, CRIU_ENDS)

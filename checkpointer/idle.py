@@ -75,6 +75,7 @@ class Facts:
         slept: For how long it had slept then, in seconds; negative if that was called off.
         seen: Its ports and connections.
         ignored: Connections of peers, or to ports, that the policy ignores.
+        kubelet: Connections that the kubelet has opened, for probes and hooks.
         unsent: Bytes on their way to its peers. Asleep it would not send them, and an ACK does not wake.
         unsent_ignored: The same, to ignored peers.
         opening: Connections that it tries to open.
@@ -92,6 +93,7 @@ class Facts:
     slept: float = 0.0
     seen: tuple[Seen, ...] = ()
     ignored: tuple[Seen, ...] = ()
+    kubelet: tuple[Seen, ...] = ()
     unsent: int = 0
     unsent_ignored: int = 0
     opening: int = 0
@@ -155,6 +157,10 @@ def decide(now: float, facts: Facts, policy: Policy) -> Idle | Busy:
         )
     if not facts.measured:
         return Busy(now + GLANCE, "what CPU it uses is being measured")
+    # Of a probe that lasts until its time-out, of a preStop hook for as long as the pod is drained.
+    asked, _ = _asked(facts.kubelet, Asks.PEER)
+    if asked and now < asked + policy.max_request:
+        return Busy(now + GLANCE, "the kubelet is being answered")
     asked, _ = _asked(facts.ignored, Asks.PEER)
     waiting = facts.unsent_ignored or (asked and now < asked + GRACE)
     if waiting and now < (facts.spared or now) + GRACE:

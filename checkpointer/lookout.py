@@ -144,6 +144,7 @@ class Lookout:
             slept=container.woke - container.quiet,
             seen=seen.seen(),
             ignored=seen.ignored(),
+            kubelet=seen.kubelet(),
             unsent=seen.unsent(ignored=False),
             unsent_ignored=seen.unsent(ignored=True),
             opening=seen.opening(),

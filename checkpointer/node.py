@@ -187,6 +187,7 @@ class Node:
         if policy != container.record.policy:
             container.record = dataclasses.replace(container.record, policy=policy)
             container.pod.ignore(Ignored.of(policy.ignore_from))
+            container.pod.tell_calls(policy.probe_detection)
             self._known[container.record.id] = container.record
             self._records.put(container.record)
 

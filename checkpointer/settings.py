@@ -42,6 +42,10 @@ class Settings:
     pin_root: Path = Path("/sys/fs/bpf/zeropod")
     """Where programs and maps are pinned, so that packets stay held while the daemon is away."""
 
+    kubelet_cgroup: str = "auto"
+    """The kubelet's cgroup, by which its probes are known: a directory of cgroup version 2; `auto` for that of the
+    process named kubelet (of k3s, RKE2, k0s and MicroK8s, theirs); empty: probes count and wake as all traffic does."""
+
     workers: int = 32
     """Threads for checkpoints, restores and looks at /proc; they wait for criu and the kernel most of the time, so
     more than the cores. A thundering herd beyond it queues."""

@@ -1,5 +1,6 @@
 """What a container's traffic was, from the datapath's clocks and the kernel's own tables."""
 
+import functools
 import time
 from collections.abc import Container as Contains
 from collections.abc import Iterator
@@ -38,8 +39,16 @@ class Traffic:
         return (*self._ports(), *self._talks(ignored=False))
 
     def ignored(self) -> tuple[Seen, ...]:
-        """Connections of ignored peers and to ports that are not heeded."""
+        """Connections of ignored peers and to ports that are not heeded, but not the kubelet's."""
         return tuple(self._talks(ignored=True))
+
+    def kubelet(self) -> tuple[Seen, ...]:
+        """Open connections of the kubelet: of its probes, which are no traffic, and of its hooks."""
+        return tuple(
+            self._talk(found)
+            for found in self._own
+            if found.state is State.ESTABLISHED and self._is_kubelets(found)
+        )
 
     def unsent(self, *, ignored: bool) -> int:
         """Bytes on their way to its peers."""
@@ -155,9 +164,22 @@ class Traffic:
             if (
                 found.proto == "tcp"
                 and found.state is not State.LISTEN
+                and not self._is_kubelets(found)
                 and self._ignores(found) == ignored
             ):
                 yield found
+
+    @functools.cached_property
+    def _calls(self) -> frozenset[Connection]:
+        served = (
+            found.connection()
+            for found in self._own
+            if found.proto == "tcp" and found.state is not State.LISTEN and self._serves(found)
+        )
+        return self._container.pod.calls(served)
+
+    def _is_kubelets(self, found: Socket) -> bool:
+        return found.proto == "tcp" and found.connection() in self._calls
 
     def _ignores(self, found: Socket) -> bool:
         unheeded = self._serves(found) and _port(found) not in self._heeded

@@ -96,9 +96,8 @@ TABLE = (
         default="false",
         example="true",
         field="probe_detection",
-        note=f"{NOT_YET}: probes wake it in any case",
-        text="The kubelet's probes count and wake as all other traffic does. Not acted on yet: probes are not told "
-        "from other traffic, whatever it says.",
+        text="The kubelet's connections count and wake as all other traffic does. By default they are known by its cgroup "
+        "and are no activity, so that probes do not keep a container awake.",
     ),
     Annotation(
         name="dry-run",

@@ -22,15 +22,17 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from bpf import pins, syscall
-from bpf.maps import Iface, Maps
+from bpf.maps import CallKey, Iface, Maps
 from bpf.pins import Pins
 from redirector import clocks, filters, links, netns
 from redirector.endpoints import Activity, Connection, Held, Port, Stream
 from redirector.errors import AttachError, LoadError
-from redirector.filters import Direction, Filter
+from redirector.filters import Direction
 from redirector.hold import Hold
 from redirector.ignored import Ignored
+from redirector.kubelet import Ear
 from redirector.podstate import PodState
+from redirector.programs import Programs
 from redirector.raw import Raw
 from redirector.registry import Loopback, Registry
 from redirector.settings import Settings
@@ -44,24 +46,6 @@ log = logging.getLogger(__name__)
 _LO_SYSCTLS = ("net/ipv4/conf/lo/route_localnet", "net/ipv4/conf/lo/accept_local")
 """A frame written back to lo has lost the route it was sent with; without these the kernel takes a
 127.0.0.1 from "outside" for a martian and drops it."""
-
-
-class Programs:
-    """Descriptors of the pinned programs, as filters."""
-
-    def __init__(self, where: Pins, maps_id: int) -> None:
-        self._fds = {name: where.program(name) for name in pins.PROGRAMS}
-        self._maps_id = str(maps_id)
-        self._build = where.programs.name.removeprefix("programs-")[:8]
-
-    def filter(self, program: str, classid: int) -> Filter:
-        """Return the filter that runs `program` for a slot or a hold."""
-        name = f"{filters.PREFIX}{program}:{self._maps_id}:{self._build}"
-        return Filter(name, classid, self._fds[program])
-
-    def is_foreign(self, found: Filter | None) -> bool:
-        """Tell whether a filter of ours works on other maps, e.g. of an older layout."""
-        return found is not None and found.name.split(":")[1:2] != [self._maps_id]
 
 
 class Pod:
@@ -169,6 +153,20 @@ class Pod:
         """Say whose traffic is neither activity nor a wake, from now on; holds that exist learn it at their next phase."""
         with self._lock:
             self._state.ignore(ignored)
+
+    def tell_calls(self, tell: bool) -> None:
+        """Say whether the kubelet's connections are no activity, from now on."""
+        with self._lock:
+            self._state.tell_calls(tell)
+
+    def calls(self, connections: Iterable[Connection]) -> frozenset[Connection]:
+        """Return those of these connections that the kubelet has opened, if they are told from others here."""
+        if not self._state.tells_calls:
+            return frozenset()
+        table = self._state.registry.maps.calls
+        return frozenset(
+            one for one in connections if table.get(CallKey(*one[2:], *one[:2])) is not None
+        )
 
     def hold(self, container_id: str, pid: int = 0) -> Hold:
         """Make the container's hold: a TAP that is up, nothing held yet.
@@ -309,6 +307,7 @@ class Datapath:
         self._settings = settings
         self._pods: dict[str, Pod] = {}
         self._turns = Turns()
+        self.kubelet = Ear(where)
 
     @classmethod
     def open(cls, root: Path, settings: Settings | None = None) -> Datapath:

@@ -90,6 +90,16 @@ class PodState:
             self.registry.drop_networks(number, keep=keys)
             self._store(self._entry._replace(ignores=int(bool(keys))))
 
+    @property
+    def tells_calls(self) -> bool:
+        """Whether the kubelet's connections are told from others."""
+        return bool(self._entry.calls)
+
+    def tell_calls(self, tell: bool) -> None:
+        """Have the programs tell the kubelet's connections from others, or not."""
+        with self._lock:
+            self._store(self._entry._replace(calls=int(tell)))
+
     def keep(self, port: Port) -> None:
         """Have a port's clock kept while the pod lives; it goes on with what has passed."""
         key, tables = self.port_key(port), self.registry.maps

@@ -263,16 +263,13 @@ def test_limits_of_a_proxy_limit_nothing_here(pods: Pods) -> None:
         assert talk.ask("2") == 2
 
 
-@pytest.mark.annotation(
-    "migrate", "live-migrate", "disable-migrate-data", "disable-probe-detection"
-)
+@pytest.mark.annotation("migrate", "live-migrate", "disable-migrate-data")
 def test_what_is_not_acted_on_yet_is_told(pods: Pods) -> None:
     """The container sleeps and wakes, and its owner knows that nothing else is done."""
     later = {
         "migrate": "python",
         "live_migrate": "python",
         "disable_migrate_data": "true",
-        "disable_probe_detection": "true",
     }
     web = sleepers.python(pods, pod=wanting(pods, **later))
     for name in later:

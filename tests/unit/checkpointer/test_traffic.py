@@ -21,10 +21,20 @@ def connection(number, talk=None, *, port=80, state=State.ESTABLISHED, unsent=0)
     return Socket("tcp", state, *ends, number, 0, unsent, talk)
 
 
-def container(*, policy=None, alone=True, callers=(), talks=None, quiet=0.0, woke=0.0, **activity):
+def container(
+    *,
+    policy=None,
+    alone=True,
+    callers=(),
+    calls=(),
+    talks=None,
+    quiet=0.0,
+    woke=0.0,
+    **activity,
+):
     """What `traffic` needs of one: its ports, and the datapath's clocks by port (seconds ago).
 
-    `talks` are its clocks by number of the connection, if there were pings; `quiet` and `woke` are seconds ago.
+    `calls` are numbers of the kubelet's connections. `talks` are its clocks by number of the connection, if there were pings; `quiet` and `woke` are seconds ago.
     """
     now = time.monotonic_ns()
     policy = Policy(**policy or {})
@@ -39,6 +49,7 @@ def container(*, policy=None, alone=True, callers=(), talks=None, quiet=0.0, wok
         activity=lambda asked, kept: {port: clocks.get(port, Activity(0, 0)) for port in asked},
         callers=lambda doubtful: doubtful & frozenset(callers),
         ignored=Ignored.of(policy.ignore_from),
+        calls=lambda asked: frozenset(one for one in asked if one.remote_port - 50000 in calls),
         talks=lambda asked: {
             one: Activity(*(now - int(1e9 * ago) for ago in talks[one.remote_port - 50000]))
             for one in asked
@@ -66,7 +77,7 @@ def look(owner, *table):
 def judge(owner, *table):
     """What becomes of it five seconds after the last traffic."""
     seen = look(owner, *table)
-    facts = Facts(since=0.0, seen=seen.seen(), ignored=seen.ignored())
+    facts = Facts(since=0.0, seen=seen.seen(), ignored=seen.ignored(), kubelet=seen.kubelet())
     return decide(time.monotonic(), facts, Policy(scaledown=5.0))
 
 
@@ -216,3 +227,27 @@ def test_payload_that_came_after_a_moment_is_found():
 
     assert seen.came_after(time.monotonic() - 3.5) == WEB
     assert seen.came_after(time.monotonic() - 2.5) is None
+
+
+def test_a_probe_is_no_traffic_and_is_answered_first():
+    """A second ago the kubelet was answered; then it waits, for a probe or for as long as a hook may take."""
+    answered = connection(2, Talk(last_in=1.1, last_out=1.0))
+    waiting = connection(2, Talk(last_in=1.1, last_out=None))
+    drained = connection(2, Talk(last_in=300.0, last_out=None))
+    given_up = connection(2, Talk(last_in=1.1, last_out=None), state=State.CLOSE_WAIT)
+
+    assert judge(container(p80=(20.1, 20.0), calls=[2]), answered) == Idle()
+    assert judge(container(p80=(20.1, 20.0), calls=[2]), given_up) == Idle()
+    for one in (waiting, drained):
+        decision = judge(container(p80=(20.1, 20.0), calls=[2]), one)
+        assert isinstance(decision, Busy)
+        assert "kubelet" in decision.because
+
+
+def test_the_kubelets_connection_is_no_clients():
+    """Its owner wants it to sleep when no client is connected."""
+    probe, client = connection(2, Talk(1.0, 1.0)), connection(3, Talk(1.0, 1.0))
+
+    assert look(container(calls=[2]), probe).inbound() == 0
+    assert look(container(calls=[2]), probe, client).inbound() == 1
+    assert look(container(calls=[2]), probe).silent() == {2}

@@ -126,7 +126,6 @@ def test_a_container_that_is_not_named_is_left_alone():
         ("migrate", "web"),
         ("live-migrate", "web"),
         ("disable-migrate-data", "true"),
-        ("disable-probe-detection", "true"),
     ],
 )
 def test_what_changes_nothing_is_accepted_and_told(name, value):

@@ -41,6 +41,7 @@ def tables() -> Any:
             "counts",
             "activity",
             "passing",
+            "calls",
         ),
         *("pod_names", "hold_names"),
     )
