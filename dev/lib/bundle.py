@@ -35,11 +35,11 @@ def criu(cache: Cache) -> Path:
 def make(target: Path) -> None:
     """Fills a directory with `criu`, `ld.so` and `lib/`, from Debian's packages."""
     with debian.unpacked(SUITE, ["criu"]) as tree:
-        _collect(tree, target)
-    _check(target)
+        collect(tree, target)
 
 
-def _collect(tree: Path, target: Path) -> None:
+def collect(tree: Path, target: Path) -> None:
+    """Takes criu with what it needs out of a Debian tree."""
     program = _first(tree, ["usr/sbin/criu", "usr/bin/criu"])
     loader = _first(tree, ["usr/lib64/ld-linux-x86-64.so.2", "lib64/ld-linux-x86-64.so.2",
                            "usr/lib/ld-linux-aarch64.so.1", "lib/ld-linux-aarch64.so.1"])  # fmt: skip
@@ -48,6 +48,7 @@ def _collect(tree: Path, target: Path) -> None:
     shutil.copy2(loader.resolve(), target / "ld.so")
     for library in _needed(tree, program, loader):
         shutil.copy2(library, target / "lib" / library.name)
+    _check(target)
 
 
 def _needed(tree: Path, program: Path, loader: Path) -> List[Path]:

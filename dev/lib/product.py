@@ -24,10 +24,6 @@ from dev.lib import bundle, headers, host, images, supervisor
 from dev.lib.errors import DevError
 from dev.lib.inside import inside
 
-#: Debian's packages of which something is taken: Containerfile installs them.
-PACKAGES = ["coreutils", "dash", "gcc", "iproute2", "libc6-dev", "make", "mount", "python3", "python3-bpfcc",
-            "python3-pycriu", "python3-venv", "util-linux"]  # fmt: skip
-
 #: A shell, what the daemon runs to look at the kernel, what the installer runs on the node.
 PROGRAMS = ["/usr/bin/dash", "/usr/bin/cat", "/usr/bin/mkfifo", "/usr/bin/mount", "/usr/bin/nsenter", "/usr/bin/unshare",
             "/usr/bin/ip", "/usr/sbin/chroot"]  # fmt: skip

@@ -1,0 +1,86 @@
+"""The product's image. Standard library only: runs on the host."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import sys
+import tarfile
+import tempfile
+import unittest
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+from dev.lib import archive, bundle, host, process, product, sandbox  # noqa: E402
+from dev.lib.environment import ensure  # noqa: E402
+
+#: What an engine that builds images does not give to a RUN.
+KEPT_BACK = "-sys_admin,-sys_ptrace,-net_admin,-sys_module,-sys_resource"
+
+
+def files(tree: Path) -> dict[str, tuple[str, str]]:
+    """What is below a directory: mode, and content or target of the link."""
+    found = {}
+    for folder, directories, names in os.walk(tree):
+        for path in (Path(folder, name) for name in [*directories, *names]):
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                content = os.readlink(path)
+            else:
+                content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+            found[str(path.relative_to(tree))] = (oct(mode), content)
+    return found
+
+
+class ImageTest(unittest.TestCase):
+    def setUp(self) -> None:
+        scratch = tempfile.TemporaryDirectory(prefix="zeropod-test-", dir="/var/tmp")
+        self.addCleanup(scratch.cleanup)
+        self.scratch = Path(scratch.name)
+        self.environment = ensure()
+
+    def test_two_builds_are_one(self) -> None:
+        """dev/image and the stage of Containerfile, without a privilege, make the same files."""
+        expected = self.scratch / "archive"
+        for _, layer in archive.layers(self.environment, self.scratch).all():
+            with tarfile.open(layer) as tar:
+                tar.extractall(expected, filter="fully_trusted")
+
+        env, shown = host.index_access()
+        criu = self.environment.criu / bundle.WHERE
+        readonly = {path: Path(path) for path in [*shown, "/etc/resolv.conf", "/etc/hosts"]}
+        stage = "cd /src && python3 -B -m dev.lib.stage image /criu /out/image"
+        process.run(sandbox.command(
+            [self.environment.rootfs], ["setpriv", "--bounding-set", KEPT_BACK, "sh", "-ec", stage],
+            binds={"/out": self.scratch}, readonly={**readonly, "/src": REPOSITORY, "/criu": criu}, env=env,
+        ))  # fmt: skip
+
+        one, other = files(expected), files(self.scratch / "image")
+        differing = [path for path in {**one, **other} if one.get(path) != other.get(path)]
+        assert one
+        assert differing == []
+
+    def test_containerfile_says_the_same(self) -> None:
+        """Its environment is that of dev/image, and the packages it installs are in the tree of dev/image."""
+        text = (REPOSITORY / "Containerfile").read_text().replace("\\\n", " ")
+        stages = re.split(r"^FROM ", text, flags=re.MULTILINE)
+        wanted = re.search(r"--no-install-recommends (.*)", stages[2])
+        environment = re.search(r"^ENV (.*)", stages[3], re.MULTILINE)
+        assert wanted
+        assert environment
+        names = (
+            wanted[1].replace('"', "").replace("$(dpkg --print-architecture)", host.architecture())
+        )
+        installed = self.environment.rootfs / "var/lib/dpkg/info"
+
+        assert environment[1].split() == product.CONFIG["Env"]
+        for name in names.split():
+            assert list(installed.glob(name + "*.list")), name
+
+
+if __name__ == "__main__":
+    unittest.main()
