@@ -1,4 +1,8 @@
-"""`python3 -m installer`: prepare a node, look whether it can be, or take everything away again."""
+"""`python3 -m installer`: prepare a node, look whether it can be, or take everything away again.
+
+Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 3 this node cannot run zeropod as it is. The last line says
+what is wrong and what to do.
+"""
 
 from __future__ import annotations
 
@@ -9,56 +13,104 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from installer import checks, containerd, layouts, payload, runtime
+from installer import checks, containerd, layouts, payload, sleepers
 from installer.containerd import Change, Found
-from installer.errors import InstallError
+from installer.errors import InstallError, UnfitError
 from installer.host import Host
+from installer.journal import Journal
 from installer.layouts import Layout
+from installer.runtime import Runtime
 
 PAYLOAD = Path("/opt/zeropod")
 TIMEOUT = 60.0
+MESSAGE = Path("/dev/termination-log")
+"""What Kubernetes shows of a container that has ended, in `kubectl describe pod`; not there outside of one."""
+
+DONE, FAILED, _USAGE, UNFIT = range(4)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return 0 when it is done, 1 when it cannot be: the text says what to do."""
+    """Return an exit code, see above."""
     chosen = _parse(argv)
+    # The container's log shows what was done so far even if we are killed.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # a test's may be another kind
     host = Host(chosen.host_root)
+    act: Callable[[Host, argparse.Namespace], int] = chosen.act
     try:
         if os.geteuid() != 0:
             raise InstallError("this needs root", "run it with sudo")
-        layout = layouts.find(host, chosen.layout)
-        act: Callable[[Host, Layout, argparse.Namespace], int] = chosen.act
-        return act(host, layout, chosen)
+        return act(host, chosen)
     except InstallError as error:
-        print(f"zeropod installer: {error}", file=sys.stderr)
-        return 1
+        text = f"zeropod installer: {error}"
+        print(text, file=sys.stderr)
+        if MESSAGE.exists():
+            MESSAGE.write_text(text + "\n", encoding="utf-8")
+        return UNFIT if isinstance(error, UnfitError) else FAILED
 
 
-def install(host: Host, layout: Layout, chosen: argparse.Namespace) -> int:
+def install(host: Host, chosen: argparse.Namespace) -> int:
     """Check, ship the files, configure containerd."""
-    changes = containerd.install(layout, _found(host, layout))
+    layout = layouts.find(host, chosen.layout)
+    found = _found(host, layout)
+    changes = containerd.install(layout, found)
     if chosen.plan:
         return _plan(layout, changes)
-    if failed := _report(checks.run(host, layout, chosen.payload)):
-        raise InstallError(f"this node cannot run zeropod yet ({', '.join(failed)})", "see above")
-    done = payload.ship(host, chosen.payload)
-    done += runtime.apply(host, layout, changes, timeout=chosen.timeout)
+    with host.locked(chosen.opt):
+        journal = Journal(host, chosen.opt)
+        done = checks.prepare(host, journal)
+        if failed := _report(checks.run(host, layout, chosen.payload)):
+            _refuse(host, failed)
+            return DONE
+        done += payload.ship(host, chosen.payload, chosen.opt, journal)
+        runtime = Runtime(host, layout, journal, chosen.restart, chosen.timeout)
+        done += runtime.install(changes, containerd.socket(found))
     return _done(done)
 
 
-def uninstall(host: Host, layout: Layout, chosen: argparse.Namespace) -> int:
+def _refuse(host: Host, failed: Sequence[checks.Check]) -> None:
+    """Stop here, unless somebody sleeps on this node: who waits for a daemon is not made to wait for a better node.
+
+    Raises:
+        UnfitError: nobody does.
+    """
+    first = failed[0]
+    told = "; ".join(f"{one.name}: {one.found}" for one in failed)
+    if not (asleep := sleepers.find(host)):
+        raise UnfitError(f"this node cannot run zeropod yet ({told})", first.remedy)
+    print(
+        f"nothing is changed on a node that is not fit ({told}); the daemon starts with what is there, to wake "
+        f"{sleepers.shown(asleep)}"
+    )
+
+
+def uninstall(host: Host, chosen: argparse.Namespace) -> int:
     """Take configuration and files away; running containers run on. Wake what sleeps before."""
-    changes = containerd.uninstall(layout, _found(host, layout))
-    if chosen.plan:
-        return _plan(layout, changes)
-    done = runtime.apply(host, layout, changes, timeout=chosen.timeout, nri=False, backup=False)
-    host.remove(layout.config + runtime.BACKUP)
-    return _done(done + payload.remove(host))
+    done = []
+    with host.locked(chosen.opt):
+        journal = Journal(host, chosen.opt)
+        for layout, changes in _everywhere(host):
+            if chosen.plan:
+                _plan(layout, changes)
+                continue
+            runtime = Runtime(host, layout, journal, chosen.restart, chosen.timeout)
+            done += runtime.uninstall(changes)
+            host.remove(layout.config + containerd.BACKUP)
+        if chosen.plan:
+            return DONE
+        done += payload.remove(host, chosen.opt)
+        directories = journal.directories
+        journal.close()
+    for path in reversed(directories):
+        host.remove_directory(path)
+    return _done(done)
 
 
-def check(host: Host, layout: Layout, chosen: argparse.Namespace) -> int:
+def check(host: Host, chosen: argparse.Namespace) -> int:
     """Only look."""
-    return 1 if _report(checks.run(host, layout, chosen.payload)) else 0
+    layout = layouts.find(host, chosen.layout)
+    found = checks.run(host, layout, chosen.payload)
+    found.append(checks.nri(host, containerd.socket(_found(host, layout))))
+    return UNFIT if _report(found) else DONE
 
 
 def _found(host: Host, layout: Layout) -> Found:
@@ -67,7 +119,27 @@ def _found(host: Host, layout: Layout) -> Found:
         rendered=host.read(layout.rendered) if layout.rendered else None,
         drop_in=host.read(f"{layout.drop_in}/{containerd.DROP_IN}") if layout.drop_in else None,
         version=layouts.version(host, layout),
+        others=[
+            host.read(path) or ""
+            for path in host.listed(layout.drop_in, ".toml")
+            if not path.endswith(f"/{containerd.DROP_IN}")
+        ],
+        kept=host.exists(layout.config + containerd.BACKUP),
     )
+
+
+def _everywhere(host: Host) -> list[tuple[Layout, list[Change]]]:
+    """Return what there is of ours in any layout: a node may have changed its form since the installation."""
+    found = []
+    for base in layouts.LAYOUTS:
+        changes = [
+            change
+            for layout in layouts.variants(base)
+            for change in containerd.uninstall(layout, _found(host, layout))
+        ]
+        if changes or any(host.exists(mark) for mark in base.marks):
+            found.append((base, changes))
+    return found
 
 
 def _plan(layout: Layout, changes: Sequence[Change]) -> int:
@@ -78,24 +150,25 @@ def _plan(layout: Layout, changes: Sequence[Change]) -> int:
         )
         sys.stdout.writelines(difflib.unified_diff(before, after, change.path, change.path))
     if changes:
-        also = ", which restarts its pods too" if layout.restarts_pods else ""
+        also = ", which is all of Kubernetes on this node; pods run on" if layout.whole else ""
         print(f"then: restart one of {', '.join(layout.units)}{also}")
     else:
-        print("nothing to change in containerd's configuration")
-    return 0
+        print(f"nothing to change in the configuration of {layout.name}")
+    return DONE
 
 
-def _report(found: Sequence[checks.Check]) -> list[str]:
+def _report(found: Sequence[checks.Check]) -> list[checks.Check]:
     for one in found:
         remedy = f" -> {one.remedy}" if one.remedy else ""
-        print(f"{'ok  ' if one.ok else 'FAIL'} {one.name:12} {one.found}{remedy}")
-    return [one.name for one in found if not one.ok]
+        word = "ok  " if one.ok else "FAIL" if one.needed else "warn"
+        print(f"{word} {one.name:12} {one.found}{remedy}")
+    return checks.failed(found)
 
 
 def _done(done: Sequence[str]) -> int:
     for line in done or ["nothing to do"]:
         print(line)
-    return 0
+    return DONE
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -116,6 +189,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         )  # fmt: skip
         one.add_argument(
             "--payload", type=Path, default=PAYLOAD, help="directory with criu/ and container/"
+        )
+        one.add_argument(
+            "--opt", default=payload.OPT, help="directory on the node for what is shipped"
+        )
+        one.add_argument(
+            "--restart",
+            default="",
+            metavar="COMMAND",
+            help="shell command on the node that restarts containerd, where there is no systemd",
         )
         one.add_argument(
             "--timeout", type=float, default=TIMEOUT, help="seconds for containerd to come up"

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
-from installer import layouts, payload
+from installer import layouts, payload, trial
 from installer.errors import InstallError
 from installer.host import Host
+from installer.journal import Journal
 from installer.layouts import Layout
 
 KERNEL = (5, 10)
@@ -29,9 +24,7 @@ CONTAINERD = (1, 7)
 FREE = 512 << 20
 """Bytes that the images' file system should have: some sleeping containers."""
 
-CRIU_SECONDS = 30.0
-
-REMEDY = "run with the capabilities of the manifests, on a kernel that docs/install.md names"
+BPFFS = "/sys/fs/bpf"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +36,14 @@ class Check:
         ok: Whether it is as it should be.
         found: What was seen.
         remedy: What to do if it is not; "" if it is.
+        needed: Whether nothing works without it.
     """
 
     name: str
     ok: bool
     found: str
     remedy: str = ""
+    needed: bool = True
 
 
 def run(host: Host, layout: Layout, source: Path) -> list[Check]:
@@ -69,6 +64,46 @@ def run(host: Host, layout: Layout, source: Path) -> list[Check]:
         _space(host),
         criu(source / payload.BUNDLE),
     ]
+
+
+def prepare(host: Host, journal: Journal) -> list[str]:
+    """Do what a remedy would say where it is harmless: mount bpffs, load tun; return what was done.
+
+    What does not work is left to the checks, which say what to do.
+    """
+    done = []
+    if not host.mounted(BPFFS, "bpf") and host.exists(BPFFS):
+        # In the node's own mount namespace: for this a container needs the node's PID namespace.
+        inside = ["nsenter", "-t", "1", "-m"] if host.root != Path("/") else []
+        journal.mounting(BPFFS)
+        if _worked(host, *inside, "mount", "-t", "bpf", "bpf", BPFFS):
+            done.append(f"mounted {BPFFS}")
+    if not host.exists("/dev/net/tun") and _worked(host, "modprobe", "tun"):
+        done.append("loaded the module tun")
+    return done
+
+
+def _worked(host: Host, *argv: str) -> bool:
+    try:
+        return host.run(*argv).returncode == 0
+    except InstallError:
+        return False
+
+
+def nri(host: Host, path: str) -> Check:
+    """See whether somebody answers where NRI listens."""
+    ok = host.answers(path)
+    return Check(
+        "nri",
+        ok,
+        f"answers at {path}" if ok else f"nobody answers at {path}",
+        "" if ok else "`install` enables it in containerd's configuration",
+    )
+
+
+def failed(found: Sequence[Check]) -> list[Check]:
+    """Return the checks without which nothing works."""
+    return [one for one in found if one.needed and not one.ok]
 
 
 def kernel(release: str) -> Check:
@@ -108,13 +143,12 @@ def _cgroups(host: Host) -> Check:
 
 
 def _bpffs(host: Host) -> Check:
-    mounts = host.read("/proc/mounts") or ""
-    ok = any(line.split()[1:3] == ["/sys/fs/bpf", "bpf"] for line in mounts.splitlines())
+    ok = host.mounted(BPFFS, "bpf")
     return Check(
         "bpffs",
         ok,
         "mounted" if ok else "not mounted",
-        "" if ok else "run on the node: mount -t bpf bpf /sys/fs/bpf",
+        "" if ok else f"run on the node: mount -t bpf bpf {BPFFS}",
     )
 
 
@@ -147,82 +181,14 @@ def _space(host: Host) -> Check:
         ok,
         f"{free >> 20} MB free below /var/lib",
         "" if ok else "free some: images of sleeping containers go there",
+        needed=False,  # with less, less sleeps
     )
 
 
 def criu(bundle: Path) -> Check:
     """Freeze and thaw a small process of ours with a criu bundle: what the node is to do, for real."""
     try:
-        with tempfile.TemporaryDirectory(prefix="zeropod-check-") as scratch, _sleeper() as child:
-            pid = child.pid
-            started = time.monotonic()
-            _criu(bundle, scratch, "dump", "--tree", str(pid))
-            child.wait(CRIU_SECONDS)  # as a zombie it would keep the pid
-            _criu(bundle, scratch, "restore", "--restore-detached")
-            if not _alive(pid):
-                raise InstallError("criu restored a process that does not run", "report this")
-            took = 1e3 * (time.monotonic() - started)
-    except (InstallError, OSError, subprocess.TimeoutExpired) as error:
-        return Check("criu", ok=False, found=getattr(error, "problem", str(error)), remedy=REMEDY)
-    return Check("criu", ok=True, found=f"froze and thawed a process in {took:.0f} ms")
-
-
-@contextlib.contextmanager
-def _sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    """A process with a session of its own and nothing open. It is ended afterwards, restored or not."""
-    program = [sys.executable, "-I", "-S", "-c", "import signal; signal.pause()"]
-    null = subprocess.DEVNULL
-    child = subprocess.Popen(
-        program, stdin=null, stdout=null, stderr=null, start_new_session=True, cwd="/", env={}
-    )
-    try:
-        _until(lambda: Path(f"/proc/{child.pid}/wchan").exists() and _sleeps(child.pid))
-        yield child
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-
-
-def _sleeps(pid: int) -> bool:
-    """Say whether a process has come to rest in its pause."""
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return words[0] == "S" and b"pause" in Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in "ZX"
-
-
-def _until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + CRIU_SECONDS
-    while not true():
-        if time.monotonic() > deadline:
-            raise InstallError("a process did not come to rest", "look at the load of the node")
-        time.sleep(0.01)
-
-
-def _criu(bundle: Path, scratch: str, *words: str) -> None:
-    log = Path(scratch) / f"{words[0]}.log"
-    argv = [
-        str(bundle / "ld.so"), "--inhibit-cache", "--library-path", str(bundle / "lib"), str(bundle / "criu"),
-        "--no-default-config", *words, "-D", scratch, "-o", str(log), "-v2", "--manage-cgroups=ignore",
-    ]  # fmt: skip
-    try:
-        result = subprocess.run(
-            argv, capture_output=True, text=True, timeout=CRIU_SECONDS, check=False, env={}
-        )
-    except subprocess.TimeoutExpired as error:
-        raise InstallError(
-            f"criu {words[0]} did not end", "report this with the kernel's version"
-        ) from error
-    if result.returncode:
-        lines = log.read_text().splitlines() if log.exists() else [result.stderr.strip()]
-        told = [line for line in lines if "Error" in line] or lines
-        raise InstallError(
-            f"criu {words[0]} failed: {told[-1] if told else 'without a word'}", REMEDY
-        )
+        took = trial.run(bundle)
+    except InstallError as error:
+        return Check("criu", ok=False, found=error.problem, remedy=error.remedy)
+    return Check("criu", ok=True, found=f"froze and thawed a process in {1e3 * took:.0f} ms")

@@ -3,17 +3,18 @@
 Pods with annotations need NRI alone. The runtime is for pods of the original zeropod, which ask for it by
 runtimeClassName and nothing else: it is runc with runc's own options, under another name.
 
-Two ways. Where containerd merges a directory of files by itself (2.2 and later, k0s, recent k3s), ours is one of them and
-no file of anybody else is touched. Everywhere else a block is appended to the configuration: 1.7 reads imported files
-too, but replaces the whole section of a plugin by them (seen with 1.7.24: the sandbox image was lost).
+Two ways. Where a directory of files is merged (2.2 and later if the configuration imports it, k0s, recent k3s), ours is
+one of them and no file of anybody else is touched. Everywhere else a block is appended to the configuration: 1.7 reads
+imported files too, but replaces the whole section of a plugin by them (seen with 1.7.24: the sandbox image was lost).
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from installer import toml
@@ -21,6 +22,7 @@ from installer.errors import InstallError
 from installer.layouts import Layout
 
 HANDLER = "zeropod"
+BACKUP = ".before-zeropod"
 DROP_IN = "zeropod.toml"
 NRI = ("plugins", "io.containerd.nri.v1.nri")
 CRI = {
@@ -30,7 +32,11 @@ CRI = {
 """The CRI plugin's key by the version of the configuration (docs/cri/config.md of containerd); 4 has that of 3."""
 
 MERGES = (2, 2)
-"""From this version on containerd merges /etc/containerd/conf.d by itself (its release notes)."""
+"""From this version on the configuration that `containerd config default` prints imports /etc/containerd/conf.d. One that
+does not say so, or is not there, imports nothing, whatever `containerd config dump` shows (seen with 2.3.4)."""
+
+SOCKET = "/var/run/nri/nri.sock"
+"""Where NRI listens unless its socket_path says something else."""
 
 RUNC = {"runtime_type": "io.containerd.runc.v2"}
 BASE = '{{ template "base" . }}\n'
@@ -63,12 +69,16 @@ class Found:
         rendered: What a template was rendered to, None if it is not there.
         drop_in: Our file of the last installation, None if it is not there.
         version: containerd's, (0, 0) if it cannot be told.
+        others: The other files in the directory that ours is in, in the order in which they are merged.
+        kept: Whether the configuration was there before us: what it said then is kept beside it.
     """
 
     config: str | None
     rendered: str | None
     drop_in: str | None
     version: tuple[int, int]
+    others: Sequence[str] = ()
+    kept: bool = False
 
 
 def install(layout: Layout, found: Found) -> list[Change]:
@@ -79,9 +89,11 @@ def install(layout: Layout, found: Found) -> list[Change]:
     """
     if _merges(layout, found):
         return _drop_in(layout, found)
-    if layout.template:
-        return _template(layout, found)
-    return _edit(layout, found)
+    changes = _template(layout, found) if layout.template else _edit(layout, found)
+    if found.drop_in is not None:  # of a time when it was read
+        path = f"{layout.drop_in}/{DROP_IN}"
+        changes.append(Change(path, found.drop_in, None, "remove our file, which is not read"))
+    return changes
 
 
 def uninstall(layout: Layout, found: Found) -> list[Change]:
@@ -91,11 +103,52 @@ def uninstall(layout: Layout, found: Found) -> list[Change]:
         path = f"{layout.drop_in}/{DROP_IN}"
         changes.append(Change(path, found.drop_in, None, "remove our file"))
     if found.config is not None and (text := toml.restored(found.config)) != found.config:
-        # Ours alone: there was no such file before.
-        ours = not text.strip() or text in {BASE, "version = 2\n"}
+        ours = text in {"", BASE} and not found.kept
         after = None if ours else text
         changes.append(Change(layout.config, found.config, after, "take out our lines"))
     return changes
+
+
+def socket(found: Found) -> str:
+    """Return where NRI listens."""
+    texts = [found.rendered or found.config, *found.others]
+    tables = [toml.loose(text) for text in texts if text]
+    said = [toml.at(table, (*NRI, "socket_path")) for table in tables]
+    return next((str(path) for path in reversed(said) if path), SOCKET)
+
+
+def problem(dump: str) -> str:
+    """Say what is wrong with a configuration as containerd itself understands it, "" if it is as we want it.
+
+    Args:
+        dump: What `containerd config dump` prints.
+    """
+    config = toml.loose(dump)
+    if toml.at(config, (*NRI, "disable")) or toml.at(config, (*NRI, "disable_connections")):
+        return "NRI is still disabled"
+    for cri in CRI.values():
+        containerd = toml.at(config, (*cri, "containerd"))
+        if isinstance(containerd, Mapping):
+            runtimes = containerd.get("runtimes", {})
+            wanted = {HANDLER, containerd.get("default_runtime_name") or HANDLER}
+            if missing := sorted(wanted - set(runtimes)):
+                return f"there is no runtime {' and no runtime '.join(missing)}"
+    return ""
+
+
+def broken(plugins: str) -> list[str]:
+    """Return which of containerd's plugins that we depend on did not start.
+
+    Args:
+        plugins: What `ctr plugins ls` prints.
+    """
+    found = []
+    for line in plugins.splitlines():
+        kind, name, *_, status = line.split() if len(line.split()) > 2 else ("", "", "")
+        ours = kind.startswith("io.containerd.cri.") or name in {"cri", "nri"}
+        if ours and status == "error":
+            found.append(f"{kind}.{name}")
+    return found
 
 
 def _merges(layout: Layout, found: Found) -> bool:
@@ -106,13 +159,26 @@ def _merges(layout: Layout, found: Found) -> bool:
         directory = layout.drop_in.rsplit("/", 1)[1]
         imports = re.search(r"^imports\s*=.*$", found.rendered or "", re.MULTILINE)
         return bool(imports and directory in imports[0])
-    return layout.name == "k0s" or found.version >= MERGES
+    if layout.name == "k0s":
+        return True
+    return found.version >= MERGES and _imported(layout, toml.loose(found.config or ""))
+
+
+def _imported(layout: Layout, config: Mapping[str, Any]) -> bool:
+    """Say whether a configuration imports our file. Patterns may be relative to it."""
+    home = layout.config.rsplit("/", 1)[0]
+    patterns = [one for one in config.get("imports", ()) if isinstance(one, str)]
+    absolute = [one if one.startswith("/") else f"{home}/{one}" for one in patterns]
+    return any(fnmatch.fnmatch(f"{layout.drop_in}/{DROP_IN}", one) for one in absolute)
 
 
 def _drop_in(layout: Layout, found: Found) -> list[Change]:
     path = f"{layout.drop_in}/{DROP_IN}"
     main = found.rendered if layout.template else found.config
     config = toml.parse(main or "", layout.rendered or layout.config)
+    _allowed(config, layout)
+    for other in found.others:
+        config = toml.merged(config, toml.loose(other))
     # Version 2, whatever the main file is: 2.3 merges it into files of every version, but version 3 not into version 2.
     text = "# Written by zeropod's installer, taken away by its uninstallation.\nversion = 2\n"
     text += toml.dumps(NRI, {"disable": False, "disable_connections": False})
@@ -133,9 +199,11 @@ def _edit(layout: Layout, found: Found) -> list[Change]:
             f"{layout.config} is of version {number or 1}, whose plugins have other names",
             "run `containerd config migrate`, look at the result and put it in its place",
         )
-    if not text:
-        text, config = "version = 2\n", {"version": 2}
-    runtime = (*CRI[min(number, 3)], "containerd", "runtimes", HANDLER)
+    _allowed(config, layout)
+    head = "" if text else "version = 2\n"
+    config = config or {"version": 2}
+    runtimes = (*CRI[min(number, 3)], "containerd", "runtimes")
+    runtime = (*runtimes, HANDLER)
     if toml.at(config, runtime) is not None:
         raise InstallError(
             f"{layout.config} has a runtime {HANDLER} already",
@@ -144,11 +212,30 @@ def _edit(layout: Layout, found: Found) -> list[Change]:
     wanted = _runtime(config)
     expected = toml.merged(config, toml.nested(runtime, wanted))
     block = toml.dumps(runtime, wanted)
+    if not toml.at(config, runtimes) and found.version < (2, 0):
+        # 1.7 has runc by default as long as no runtime is named; else its CRI does not start (seen with 1.7.24).
+        block = toml.dumps((*runtimes, "runc"), RUNC) + block
+        expected = toml.merged(expected, toml.nested((*runtimes, "runc"), RUNC))
     block, text, expected = _enable_nri(found, block, text, expected)
-    edited = toml.append(text, block)
+    edited = toml.append(text, head + block)
     toml.prove(edited, expected, layout.config, block)
     change = Change(layout.config, found.config, edited, "enable NRI and add the runtime")
     return [change] if change.before != change.after else []
+
+
+def _allowed(config: Mapping[str, Any], layout: Layout) -> None:
+    """See that NRI's and CRI's plugins are not switched off as a whole.
+
+    Raises:
+        InstallError: one is.
+    """
+    off = config.get("disabled_plugins", ())
+    for name in ("io.containerd.nri.v1.nri", "io.containerd.grpc.v1.cri", "cri", "nri"):
+        if name in off:
+            raise InstallError(
+                f"disabled_plugins in {layout.config} has {name}",
+                "take it out there, restart containerd and run this again",
+            )
 
 
 def _enable_nri(

@@ -13,3 +13,7 @@ class InstallError(Exception):
         super().__init__(f"{problem}; {remedy}")
         self.problem = problem
         self.remedy = remedy
+
+
+class UnfitError(InstallError):
+    """A check has failed without which nothing works."""

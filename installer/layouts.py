@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from installer.errors import InstallError
 from installer.host import Host
 
-NRI_SOCKET = "/run/nri/nri.sock"
-"""NRI's default socket_path; every distribution below keeps it."""
+PROGRAMS = ("/usr/local/bin", "/usr/bin")
+"""Where the distribution's own containerd and ctr are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Layout:
         socket: containerd's.
         template: Whether `config` is a Go template that is rendered at each start.
         rendered: What it is rendered to, if it is.
-        restarts_pods: Whether the restart of the unit restarts pods too.
+        whole: Whether the unit is all of Kubernetes on this node. Their units kill nothing but the main process, so that
+            containers run on over a restart.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Layout:
     socket: str
     template: bool = False
     rendered: str = ""
-    restarts_pods: bool = False
+    whole: bool = False
 
 
 def _rancher(name: str, units: Sequence[str]) -> Layout:
@@ -51,7 +52,7 @@ def _rancher(name: str, units: Sequence[str]) -> Layout:
         socket="/run/k3s/containerd/containerd.sock",
         template=True,
         rendered=f"{agent}/etc/containerd/config.toml",
-        restarts_pods=True,
+        whole=True,
     )
 
 
@@ -66,7 +67,7 @@ LAYOUTS = (
         drop_in="/etc/k0s/containerd.d",
         units=("k0scontroller", "k0sworker"),
         socket="/run/k0s/containerd.sock",
-        restarts_pods=True,
+        whole=True,
     ),
     # https://microk8s.io/docs/configuring-services: the template has ${...} in strings and is TOML nevertheless.
     Layout(
@@ -111,18 +112,25 @@ def find(host: Host, wanted: str = "auto") -> Layout:
     )
 
 
-def _chosen(host: Host, layout: Layout) -> Layout:
-    """Return the variant of a layout that this node has: k3s and rke2 have other names for containerd 2."""
+def variants(layout: Layout) -> tuple[Layout, ...]:
+    """Return all forms that a layout has: k3s and rke2 have other names for containerd 2."""
     if not layout.template:
-        return layout
+        return (layout,)
     directory = layout.config.rsplit("/", 1)[0]
-    if not host.exists(f"{directory}/config-v3.toml.tmpl") and not _is_v3(host, layout):
-        return layout
-    return dataclasses.replace(
+    modern = dataclasses.replace(
         layout,
         config=f"{directory}/config-v3.toml.tmpl",
         drop_in=f"{directory}/config-v3.toml.d",
     )
+    return layout, modern
+
+
+def _chosen(host: Host, layout: Layout) -> Layout:
+    """Return the form of a layout that this node has."""
+    if not layout.template:
+        return layout
+    _, modern = variants(layout)
+    return modern if host.exists(modern.config) or _is_v3(host, layout) else layout
 
 
 def _is_v3(host: Host, layout: Layout) -> bool:
@@ -136,9 +144,16 @@ def version(host: Host, layout: Layout) -> tuple[int, int]:
     """
     if layout.name != "containerd":
         return (0, 0)
-    for program in ("/usr/local/bin/containerd", "/usr/bin/containerd"):
-        if host.exists(program):
-            told = host.run(program, "--version").stdout
-            if found := re.search(r"\bv?(\d+)\.(\d+)\.\d+", told):
-                return int(found[1]), int(found[2])
+    path = program(host, layout, "containerd")
+    told = host.run(path, "--version").stdout if path else ""
+    if found := re.search(r"\bv?(\d+)\.(\d+)\.\d+", told):
+        return int(found[1]), int(found[2])
     return (0, 0)
+
+
+def program(host: Host, layout: Layout, name: str) -> str:
+    """Return the path of containerd or of what comes with it, "" where the distribution has its own way to it."""
+    if layout.name != "containerd":
+        return ""
+    paths = [f"{directory}/{name}" for directory in PROGRAMS]
+    return next((path for path in paths if host.exists(path)), "")

@@ -3,122 +3,222 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 
-from installer.containerd import Change
+from installer import containerd, layouts
+from installer.containerd import BACKUP, Change
 from installer.errors import InstallError
 from installer.host import Host
-from installer.layouts import NRI_SOCKET, Layout
+from installer.journal import Journal
+from installer.layouts import Layout
 
-BACKUP = ".before-zeropod"
-PENDING = "/opt/zeropod/.restart"
-"""There from before a change until containerd was seen to run with it: an installation that was cut off is completed."""
+STARTED = ("active", "reloading", "activating", "failed")
+"""What `systemctl is-active` prints of a unit that is meant to run on this node."""
+
+RESTART = 300.0
+"""Seconds for a restart: that of a k3s server has a whole control plane in it."""
 
 Clock = Callable[[], float]
 Pause = Callable[[float], None]
 
 
-def apply(
-    host: Host,
-    layout: Layout,
-    changes: Sequence[Change],
-    *,
-    timeout: float,
-    nri: bool = True,
-    backup: bool = True,
-    clock: Clock = time.monotonic,
-    pause: Pause = time.sleep,
-) -> list[str]:
-    """Write files, restart what reads them if anything has changed, and see that it works.
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """containerd on a node.
 
-    Args:
+    Attributes:
         host: The node.
         layout: Its layout.
-        changes: What to write.
+        journal: Where is written down what is under way.
+        command: A shell command that restarts containerd, and does not return before the old one has ended; "" for
+            systemctl.
         timeout: Seconds for containerd to come up.
-        nri: Whether NRI's socket has to be there afterwards.
-        backup: Whether what a file said is kept beside it.
         clock: Seconds.
         pause: Waits so many seconds.
-
-    Returns:
-        What was done, for people.
-
-    Raises:
-        InstallError: containerd did not come up with it; the files are as before, and it runs with them again.
     """
-    if not changes and not host.exists(PENDING):
-        return []
-    host.write(PENDING, "")
-    done = []
-    for change in changes:
-        if backup and change.before is not None and not host.exists(change.path + BACKUP):
-            host.write(change.path + BACKUP, change.before)
-        _put(host, change.path, change.after)
-        done.append(f"{change.what}: {change.path}")
-    try:
-        done += _restart(host, layout)
-        _wait(host, layout, timeout, nri=nri, clock=clock, pause=pause)
-    except InstallError as error:
-        for change in reversed(changes):
-            _put(host, change.path, change.before)
-        if changes:
-            with contextlib.suppress(InstallError):  # the first one is what is told
-                _restart(host, layout)
-        host.remove(PENDING)
-        raise InstallError(
-            f"containerd does not work with its new configuration, the old one is back: {error}",
-            "see its log on the node",
-        ) from error
-    host.remove(PENDING)
-    return done
 
+    host: Host
+    layout: Layout
+    journal: Journal
+    command: str = ""
+    timeout: float = 60.0
+    clock: Clock = time.monotonic
+    pause: Pause = time.sleep
 
-def _put(host: Host, path: str, text: str | None) -> None:
-    if text is None:
-        host.remove(path)
-    else:
-        host.write(path, text)
+    def install(self, changes: Sequence[Change], nri: str) -> list[str]:
+        """Write files, restart what reads them if anything has changed, and see that it works.
 
+        Args:
+            changes: What to write.
+            nri: NRI's socket, which has to answer afterwards.
 
-def _restart(host: Host, layout: Layout) -> list[str]:
-    """Restart the units of a layout that run.
+        Returns:
+            What was done, for people.
 
-    Raises:
-        InstallError: none of them runs, or one does not start.
-    """
-    if not host.exists("/run/systemd/system"):
-        raise InstallError(
-            "this node has no systemd", "restart containerd yourself and run this again"
-        )
-    running = [
-        u for u in layout.units if host.run("systemctl", "is-active", "-q", u).returncode == 0
-    ]
-    if not running:
-        raise InstallError(
-            f"none of the units {', '.join(layout.units)} runs",
-            "restart containerd yourself and run this again",
-        )
-    for unit in running:
-        result = host.run("systemctl", "restart", unit)
-        if result.returncode:
-            tail = host.run("journalctl", "-u", unit, "-n", "15", "--no-pager", "-o", "cat").stdout
+        Raises:
+            InstallError: containerd did not come up with it; the files are as before, and it runs with them again.
+        """
+        if not changes and self.journal.pending is None:
+            self._answers(nri)
+            return []
+        again = self.journal.pending is not None
+        self.journal.begin((change.path, change.before) for change in changes)
+        done = []
+        try:
+            for change in changes:
+                self._keep(change)
+                self._put(change.path, change.after)
+                done.append(f"{change.what}: {change.path}")
+            self._prove()
+            again = True
+            done += self._restart()
+            self._wait([self.layout.socket, nri])
+        except InstallError as error:
+            raise self._back(error, restart=again) from error
+        self.journal.end()
+        return done
+
+    def uninstall(self, changes: Sequence[Change]) -> list[str]:
+        """Write files as they were, and restart what reads them. What does not run is not waited for.
+
+        Raises:
+            InstallError: containerd did not come up with it; the files are as before.
+        """
+        if not changes and self.journal.pending is None:
+            return []
+        runs = self.journal.pending is not None or self.host.answers(self.layout.socket)
+        self.journal.begin((change.path, change.before) for change in changes)
+        done = []
+        try:
+            for change in changes:
+                self._put(change.path, change.after)
+                done.append(f"{change.what}: {change.path}")
+            if runs:
+                done += self._restart()
+                self._wait([self.layout.socket])
+        except InstallError as error:
+            raise self._back(error, restart=True) from error
+        self.journal.end()
+        return done
+
+    def _keep(self, change: Change) -> None:
+        """Leave what a file said beside it, once: as it was before our first change."""
+        self.journal.making(*self.host.missing(change.path))
+        path = change.path + BACKUP
+        if change.before is not None and not self.host.exists(path):
+            self.host.write(path, change.before, mode=self.host.mode(change.path))
+
+    def _put(self, path: str, text: str | None) -> None:
+        if text is None:
+            self.host.remove(path)
+        else:
+            self.host.write(path, text)
+
+    def _prove(self) -> None:
+        """Ask containerd itself what it makes of the files, before it has to live with them."""
+        program = layouts.program(self.host, self.layout, "containerd")
+        if not program:
+            return
+        told = self.host.run(program, "--config", self.layout.config, "config", "dump")
+        wrong = told.stderr.strip() if told.returncode else containerd.problem(told.stdout)
+        if wrong:
             raise InstallError(
-                f"systemctl restart {unit}: {result.stderr.strip()}\n{tail}", "see above"
+                f"containerd reads its configuration otherwise than expected: {wrong}",
+                "look at `containerd config dump` and at the files that its configuration imports",
             )
-    return [f"restarted {unit}" for unit in running]
 
+    def _restart(self) -> list[str]:
+        """Restart the units of a layout that run.
 
-def _wait(
-    host: Host, layout: Layout, timeout: float, *, nri: bool, clock: Clock, pause: Pause
-) -> None:
-    wanted = [layout.socket, *([NRI_SOCKET] if nri else [])]
-    deadline = clock() + timeout
-    while silent := [path for path in wanted if not host.answers(path)]:
-        if clock() > deadline:
+        Raises:
+            InstallError: none of them runs, or one does not start.
+        """
+        if self.command:
+            result = self.host.run("sh", "-c", self.command, timeout=RESTART)
+            if result.returncode:
+                raise InstallError(
+                    f"`{self.command}` failed: {result.stderr.strip()}", "look at --restart"
+                )
+            return ["restarted containerd"]
+        if not self.host.exists("/run/systemd/system"):
             raise InstallError(
-                f"nobody answers at {' and '.join(silent)} {timeout:.0f} s after the restart",
+                "this node has no systemd", "say how containerd is restarted there (--restart)"
+            )
+        units = self.layout.units
+        running = [u for u in units if self._systemctl("is-active", u).stdout.strip() in STARTED]
+        if not running:
+            raise InstallError(
+                f"none of the units {', '.join(units)} runs",
+                "say how containerd is restarted on this node (--restart)",
+            )
+        for unit in running:
+            self._systemctl(
+                "reset-failed", unit
+            )  # else it may have failed too often to be started
+            result = self._systemctl("restart", unit)
+            if result.returncode:
+                tail = self.host.run(
+                    "journalctl", "-u", unit, "-n", "15", "--no-pager", "-o", "cat"
+                )
+                raise InstallError(
+                    f"systemctl restart {unit}: {result.stderr.strip()}\n{tail.stdout}",
+                    "see above",
+                )
+        return [f"restarted {unit}" for unit in running]
+
+    def _systemctl(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.host.run("systemctl", *words, timeout=RESTART)
+
+    def _wait(self, wanted: Sequence[str]) -> None:
+        deadline = self.clock() + self.timeout
+        while silent := [path for path in wanted if not self.host.answers(path)]:
+            if self.clock() > deadline:
+                raise InstallError(
+                    f"nobody answers at {' and '.join(silent)} {self.timeout:.0f} s after the restart",
+                    "see containerd's log",
+                )
+            self.pause(0.2)
+        if broken := self._broken():
+            raise InstallError(
+                f"containerd runs without {' and '.join(broken)}",
                 "see containerd's log",
             )
-        pause(0.2)
+
+    def _broken(self) -> list[str]:
+        """Return which plugins did not start: a containerd without its CRI listens all the same."""
+        program = layouts.program(self.host, self.layout, "ctr")
+        if not program:
+            return []
+        told = self.host.run(program, "-a", self.layout.socket, "plugins", "ls")
+        return containerd.broken(told.stdout)
+
+    def _answers(self, nri: str) -> None:
+        if not self.host.answers(nri):
+            raise InstallError(
+                f"NRI is enabled in containerd's configuration, and nobody answers at {nri}",
+                "restart containerd: somebody has changed its configuration and has not",
+            )
+
+    def _back(self, error: InstallError, *, restart: bool) -> InstallError:
+        """Put everything back as it was, and say how that went."""
+        before = self.journal.pending or {}
+        for path in reversed(before):
+            self._put(path, before[path])
+        restored = "the old one is back"
+        if restart:
+            try:
+                with contextlib.suppress(InstallError):  # systemd's: it may still come up
+                    self._restart()
+                self._wait([self.layout.socket])
+            except InstallError as second:
+                restored = (
+                    f"the old one is back, and it does not run with that either ({second.problem})"
+                )
+        self.journal.end()
+        return InstallError(
+            f"containerd does not work with its new configuration, {restored}: {error.problem}",
+            error.remedy,
+        )

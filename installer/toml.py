@@ -38,6 +38,14 @@ def parse(text: str, path: str) -> dict[str, Any]:
         ) from error
 
 
+def loose(text: str) -> dict[str, Any]:
+    """Return what a file says, nothing if it is no TOML: where it only matters what else it says."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return {}
+
+
 def dumps(prefix: Sequence[str], table: Table) -> str:
     """Return a table and those in it as text, with the header of each."""
     plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}

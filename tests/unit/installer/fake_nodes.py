@@ -31,15 +31,33 @@ class Node(Host):
         match argv:
             case (_, "--version"):
                 out = self.read("/version") or ""
-            case ("systemctl", "is-active", _, unit):
-                code = 0 if unit in self.active else 3
-            case ("systemctl", "restart", _):
-                up = self.comes_up[0] if len(self.comes_up) == 1 else self.comes_up.pop(0)
-                self._serve(up)
+            case (_, "--config", path, "config", "dump"):
+                out = self.dumps(path)
+            case (_, "-a", _, "plugins", "ls"):
+                out = self.read("/plugins") or ""
+            case ("systemctl", "is-active", unit):
+                out = "active\n" if unit in self.active else "inactive\n"
+            case ("systemctl", "restart", _) | ("sh", "-c", _):
+                self.restart("containerd")
         return subprocess.CompletedProcess(argv, code, out, "")
 
+    @property
+    def knows(self):
+        """What containerd read when it started."""
+        return self.read("/run/read")
+
+    def restart(self, _):
+        up = self.comes_up[0] if len(self.comes_up) == 1 else self.comes_up.pop(0)
+        self._serve(up)
+        self.put("/run/read", self.read("/etc/containerd/config.toml") or "")
+
+    def close(self):
+        """Its containerd ends."""
+        while self.listening:
+            self.listening.popitem()[1].close()
+
     def _serve(self, up):
-        for path in ("/run/containerd/containerd.sock", layouts.NRI_SOCKET):
+        for path in ("/run/containerd/containerd.sock", containerd.SOCKET):
             if (old := self.listening.pop(path, None)) is not None:
                 old.close()
             real = self.real(path)
@@ -50,6 +68,10 @@ class Node(Host):
                 with contextlib.chdir(real.parent):
                     one.bind(real.name)
                 one.listen()
+
+    def dumps(self, path):
+        """A containerd that merges nothing."""
+        return self.read("/dump") or self.read(path) or ""
 
     def restarts(self):
         return [argv[2] for argv in self.log if argv[:2] == ("systemctl", "restart")]
@@ -82,4 +104,10 @@ def found(node, layout):
         rendered=node.read(layout.rendered) if layout.rendered else None,
         drop_in=node.read(f"{layout.drop_in}/{containerd.DROP_IN}") if layout.drop_in else None,
         version=layouts.version(node, layout),
+        others=[
+            node.read(path)
+            for path in node.listed(layout.drop_in, ".toml")
+            if not path.endswith(containerd.DROP_IN)
+        ],
+        kept=node.exists(layout.config + containerd.BACKUP),
     )

@@ -1,5 +1,8 @@
 """Files, restarts and the way back."""
 
+import contextlib
+import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -8,11 +11,15 @@ import sys
 import pytest
 from unit.installer.fake_nodes import found, plain
 
-from installer import checks, containerd, layouts, payload, runtime
+from installer import checks, containerd, journal, layouts, payload, runtime, trial
 from installer.errors import InstallError
 from installer.host import Host
 
 CONFIG = "/etc/containerd/config.toml"
+MACHINE = {
+    "/usr/bin/containerd": "",
+    "/version": "containerd github.com/containerd/containerd v1.7.24 abc",
+}
 
 
 class Time:
@@ -28,13 +35,29 @@ class Time:
         self.now += seconds
 
 
+def runtime_of(node, layout, **more):
+    time = Time()
+    known = journal.Journal(node, payload.OPT)
+    return runtime.Runtime(
+        node, layout, known, timeout=5, clock=time.clock, pause=time.pause, **more
+    )
+
+
 def apply(node, **more):
     layout = layouts.find(node)
-    time = Time()
-    changes = containerd.install(layout, found(node, layout))
-    return runtime.apply(
-        node, layout, changes, timeout=5, clock=time.clock, pause=time.pause, **more
-    )
+    seen = found(node, layout)
+    changes = containerd.install(layout, seen)
+    return runtime_of(node, layout, **more).install(changes, containerd.socket(seen))
+
+
+def take_out(node, **more):
+    layout = layouts.find(node)
+    changes = containerd.uninstall(layout, found(node, layout))
+    return runtime_of(node, layout, **more).uninstall(changes)
+
+
+def ship(node, source):
+    return payload.ship(node, source, payload.OPT, journal.Journal(node, payload.OPT))
 
 
 @pytest.fixture
@@ -56,8 +79,7 @@ def source(tmp_path):
 def node(tmp_path):
     made = plain(tmp_path / "node", config="version = 2\n")
     yield made
-    for one in made.listening.values():
-        one.close()
+    made.close()
 
 
 def test_containerd_is_restarted_once(node):
@@ -74,7 +96,7 @@ def test_what_was_there_is_kept_beside_it(node):
     node.put(CONFIG, node.read(CONFIG).replace("disable = false", "disable = true"))
     apply(node)
 
-    assert node.read(CONFIG + runtime.BACKUP) == "version = 2\n"
+    assert node.read(CONFIG + containerd.BACKUP) == "version = 2\n"
 
 
 def test_a_containerd_that_does_not_come_up_gets_its_old_configuration_back(node):
@@ -88,24 +110,165 @@ def test_a_containerd_that_does_not_come_up_gets_its_old_configuration_back(node
     assert node.answers("/run/containerd/containerd.sock")
 
 
-def test_an_installation_that_was_cut_off_before_the_restart_is_completed(node, monkeypatch):
-    """The files are right by then, and containerd does not know them."""
-    monkeypatch.setattr(runtime, "_restart", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        apply(node)
-    monkeypatch.undo()
-    assert node.restarts() == []
-    apply(node)
+class Killed(BaseException):
+    """As SIGKILL: nobody handles it."""
 
+
+def cut(node, step, act):
+    """Run something that is killed before its nth change of the node; False if it has ended before."""
+    numbers = itertools.count()
+
+    def dies(function):
+        def call(*arguments, **named):
+            if next(numbers) == step:
+                raise Killed
+            return function(*arguments, **named)
+
+        return call
+
+    mortal = object.__new__(type(node))
+    mortal.__dict__.update(node.__dict__)
+    for name in ("write", "remove", "run"):
+        object.__setattr__(mortal, name, dies(getattr(node, name)))
+    try:
+        act(mortal)
+    except Killed:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("first", [[True], [False, True]], ids=["good", "bad"])
+def test_an_installation_that_is_killed_at_any_step_is_completed(first, tmp_path):
+    """By the next one, which leaves the node as one that was not killed; or by an uninstallation, as it was before."""
+    config = "version = 2\n# mine\n"
+    whole = plain(tmp_path / "whole", config=config)
+    apply(whole)
+    for step in itertools.count():
+        node = plain(tmp_path / f"again-{step}", config=config)
+        gone = plain(tmp_path / f"gone-{step}", config=config)
+        for one in (node, gone):
+            one.restart("containerd")
+            one.comes_up[:] = first
+            on = False
+            with contextlib.suppress(InstallError):
+                on = cut(one, step, apply)
+            one.comes_up[:] = [True]
+        apply(node)
+        assert node.files() == whole.files(), step
+        assert node.knows == node.read(CONFIG), f"containerd was not restarted after step {step}"
+
+        take_out(gone)
+        gone.remove(CONFIG + containerd.BACKUP)
+        gone.remove(f"{payload.OPT}/{journal.NAME}")
+        assert gone.files() == {CONFIG: config, **MACHINE}, step
+        assert gone.knows == config
+        for one in (node, gone):
+            one.close()
+        if not on:
+            assert step > 5
+            break
+    whole.close()
+
+
+def test_a_configuration_that_containerd_does_not_start_with_is_not_kept_by_a_killed_installation(
+    tmp_path,
+):
+    """The next one finds nothing to change, and still goes back to what was there before the first."""
+    other = plain(tmp_path, config="version = 2\n")
+    other.restart("containerd")
+    layout = layouts.find(other)
+    changes = containerd.install(layout, found(other, layout))
+    journal.Journal(other, payload.OPT).begin((c.path, c.before) for c in changes)
+    for change in changes:
+        other.write(change.path, change.after)
+    # All files are written, and the restart was not seen to end.
+    other.comes_up[:] = [False, True]
+    with pytest.raises(InstallError, match="the old one is back"):
+        apply(other)
+
+    assert other.read(CONFIG) == "version = 2\n"
+    assert other.answers("/run/containerd/containerd.sock")
+    other.close()
+
+
+def test_the_journal_is_for_root_alone(node):
+    """And so is what is kept of a file that was: passwords of registries are in there."""
+    node.real(CONFIG).chmod(0o600)
+    apply(node)
+    known = node.real(f"{payload.OPT}/{journal.NAME}")
+
+    assert known.stat().st_mode & 0o777 == 0o600
+    assert node.real(CONFIG + containerd.BACKUP).stat().st_mode & 0o777 == 0o600
+    assert "pending" not in json.loads(known.read_text())
+
+
+def test_a_configuration_that_containerd_reads_otherwise_is_taken_back(node):
+    """Before a restart: it may import files that say something else."""
+    node.put("/dump", "[plugins.'io.containerd.nri.v1.nri']\ndisable = true\n")
+    with pytest.raises(InstallError, match="NRI is still disabled"):
+        apply(node)
+
+    assert node.read(CONFIG) == "version = 2\n"
+    assert node.restarts() == []
+
+
+def test_a_containerd_without_its_cri_is_not_taken_for_a_good_one(node):
+    """It listens all the same, and the node would be lost."""
+    node.put("/usr/bin/ctr", "").put("/plugins", "io.containerd.grpc.v1 cri linux/amd64 error\n")
+    with pytest.raises(InstallError, match=r"without io\.containerd\.grpc\.v1\.cri"):
+        apply(node)
+    assert node.read(CONFIG) == "version = 2\n"
+
+
+def test_an_nri_that_does_not_answer_although_nothing_changed_is_told(node):
+    """Somebody has edited and not restarted; to restart unasked would be ours only after a change of ours."""
+    apply(node)
+    node.close()
+    with pytest.raises(InstallError, match="restart containerd"):
+        apply(node)
     assert node.restarts() == ["containerd"]
 
 
 def test_a_node_without_systemd_is_told(node):
-    """Nothing is changed there."""
+    """Nothing is changed there, unless we are told how to restart containerd."""
     shutil.rmtree(node.real("/run/systemd"))
-    with pytest.raises(InstallError, match="restart containerd yourself"):
+    with pytest.raises(InstallError, match="--restart"):
         apply(node)
     assert node.read(CONFIG) == "version = 2\n"
+
+    apply(node, command="rc-service containerd restart")
+    assert ("sh", "-c", "rc-service containerd restart") in node.log
+    assert "zeropod" in node.read(CONFIG)
+
+
+def test_the_way_back_that_fails_is_told(node):
+    """Rather than that all is as before."""
+    node.comes_up[:] = [False]
+    with pytest.raises(InstallError, match="does not run with that either"):
+        apply(node)
+    assert node.read(CONFIG) == "version = 2\n"
+
+
+def test_what_does_not_run_is_not_restarted_by_an_uninstallation(node):
+    """Its configuration is as before when it starts."""
+    apply(node)
+    node.close()
+    before = node.restarts()
+    take_out(node)
+
+    assert node.read(CONFIG) == "version = 2\n"
+    assert node.restarts() == before
+
+
+def test_two_installers_do_not_work_at_once(node, source):
+    """A pod's and a person's."""
+    ship(node, source)
+    with (
+        node.locked(payload.OPT),
+        pytest.raises(InstallError, match="another installer"),
+        node.locked(payload.OPT),
+    ):
+        pass
 
 
 def test_a_configuration_that_cannot_be_written_is_told(node):
@@ -140,12 +303,12 @@ def test_links_are_followed_inside_of_the_node(tmp_path):
 
 def test_the_payload_is_shipped_once(node, source):
     """Then there is nothing to do, and a new version takes its place while the old one stays for a while."""
-    assert payload.ship(node, source)
-    assert payload.ship(node, source) == []
+    assert ship(node, source)
+    assert ship(node, source) == []
     first = os.readlink(node.real("/opt/zeropod") / "criu")
     for version in ("two", "three"):
         (source / "criu/criu").write_text(version)
-        payload.ship(node, source)
+        ship(node, source)
 
     opt = node.real("/opt/zeropod")
     assert (opt / "criu/criu").read_text() == "three"
@@ -155,12 +318,12 @@ def test_the_payload_is_shipped_once(node, source):
 
 def test_the_file_that_wakes_is_never_replaced(node, source):
     """The daemon watches that very file, in containers that sleep."""
-    payload.ship(node, source)
+    ship(node, source)
     wake = node.real("/opt/zeropod/container/wake")
     inode = wake.stat().st_ino
     (source / "container/wake").write_text("other")
     (source / "container/init").write_text("2")
-    payload.ship(node, source)
+    ship(node, source)
 
     assert wake.stat().st_ino == inode
     assert node.read("/opt/zeropod/container/init") == "2"
@@ -168,18 +331,35 @@ def test_the_file_that_wakes_is_never_replaced(node, source):
 
 def test_what_was_not_shipped_is_not_removed(node, source):
     """Neither a file beside ours, nor a directory in criu's place."""
-    payload.ship(node, source)
+    ship(node, source)
     node.put("/opt/zeropod/notes.txt", "mine")
-    payload.remove(node)
+    payload.remove(node, payload.OPT)
 
-    assert [path.name for path in node.real("/opt/zeropod").iterdir()] == ["notes.txt"]
+    left = {path.name for path in node.real("/opt/zeropod").iterdir()}
+    assert left == {"notes.txt", journal.NAME}
+
+
+def test_half_a_version_is_not_taken_for_one(node, source):
+    """Neither what a killed installation left, nor files that a loss of power has emptied."""
+    ship(node, source)
+    opt = node.real("/opt/zeropod")
+    (opt / os.readlink(opt / "criu") / "criu").write_text("")
+    (opt / "versions/abc.half").mkdir()
+    (opt / "container/init.half").write_text("half")
+    (opt / "criu.half").symlink_to("nowhere")
+    ship(node, source)
+
+    assert (opt / "criu/criu").read_text() == "elf"
+    assert [path for path in opt.rglob("*.half") if path] == []
+    assert not (opt / "criu.half").is_symlink()
+    assert len(list((opt / "versions").iterdir())) == 1
 
 
 def test_a_directory_in_the_place_of_our_link_is_told(node, source):
     """It is not ours to move."""
     node.put("/opt/zeropod/criu/own", "x")
     with pytest.raises(InstallError, match="not ours"):
-        payload.ship(node, source)
+        ship(node, source)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +378,21 @@ def test_a_criu_that_does_not_work_is_told(tmp_path):
     found = checks.criu(tmp_path)
     assert not found.ok
     assert found.remedy
+
+
+def test_a_criu_that_says_why_is_quoted(tmp_path, monkeypatch):
+    """The telling line of its log; and it is tried again, because another process may have had the pid."""
+    monkeypatch.setattr(trial, "TRIES", 2)
+    (tmp_path / "criu").write_text("")
+    (tmp_path / "ld.so").write_text(
+        "#!/bin/sh\necho tried >>" + str(tmp_path / "tries") + "\n"
+        'while [ "$1" != -o ]; do shift; done; echo "Error (x.c:1): no such thing" >"$2"; exit 1\n'
+    )
+    (tmp_path / "ld.so").chmod(0o755)
+    told = checks.criu(tmp_path)
+
+    assert "no such thing" in told.found
+    assert (tmp_path / "tries").read_text().count("tried") == 2
 
 
 def test_the_plan_changes_nothing(node, source):

@@ -48,6 +48,8 @@ version = 3
   disable_connections = true
 """
 
+IMPORTS = 'imports = ["/etc/containerd/conf.d/*.toml"]\n'
+
 RENDERED = """\
 version = 3
 root = "/var/lib/rancher/k3s/agent/containerd"
@@ -80,6 +82,9 @@ NODES = {
     "containerd-2.1": lambda root: plain(root, "2.1.9", V3),
     "containerd-2.3": lambda root: plain(root, "2.3.4", V3),
     "containerd-2.3-no-file": lambda root: plain(root, "2.3.4"),
+    "containerd-2.3-imports": lambda root: plain(
+        root, "2.3.4", IMPORTS + V3.partition("[plugins.'io.containerd.nri")[0]
+    ),
     "k3s-old": lambda root: rancher(root, old=True),
     "k3s-template": lambda root: rancher(root, config__v3_toml_tmpl="# mine\n" + containerd.BASE),
     "k3s": rancher,
@@ -120,6 +125,17 @@ def test_a_second_installation_changes_nothing(name, tmp_path):
     """So that containerd is not restarted by every start of the pod."""
     node = NODES[name](tmp_path)
     layout, _ = written(node)
+
+    assert containerd.install(layout, found(node, layout)) == []
+
+
+@pytest.mark.parametrize("name", ["k3s", "k3s-old"])
+def test_a_template_that_was_rendered_changes_nothing_either(name, tmp_path):
+    """Our own lines are in what is looked at then."""
+    node = NODES[name](tmp_path)
+    layout, (change,) = written(node)
+    base = node.read(layout.rendered)
+    node.put(layout.rendered, change.after.replace(containerd.BASE, base))
 
     assert containerd.install(layout, found(node, layout)) == []
 
@@ -179,6 +195,7 @@ def test_the_new_runtime_is_runc_as_the_node_has_it(tmp_path):
         ("version = 2\nplugins = {}\n", "make it say the following yourself"),
         ("version = 2\n[plugins]\n'io.containerd.nri.v1.nri' = { disable = true }\n", "yourself"),
         ("version = 2\nno toml\n", "mend it"),
+        ("version = 2\ndisabled_plugins = ['io.containerd.nri.v1.nri']\n", "take it out there"),
         (
             "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.zeropod]\nx = 1\n",
             "uninstall it first",
@@ -193,7 +210,7 @@ def test_an_odd_configuration_is_left_alone(config, told, tmp_path):
 
 def test_an_older_edit_is_taken_out_when_containerd_merges_a_directory(tmp_path):
     """After an upgrade from 1.7 to 2.3."""
-    node = plain(tmp_path, config=RUNC)
+    node = plain(tmp_path, config=IMPORTS + RUNC)
     written(node)
     node.put("/version", "containerd github.com/containerd/containerd/v2 v2.3.4 abc")
     _, changes = written(node)
@@ -202,7 +219,89 @@ def test_an_older_edit_is_taken_out_when_containerd_merges_a_directory(tmp_path)
         "/etc/containerd/conf.d/zeropod.toml",
         "/etc/containerd/config.toml",
     ]
-    assert node.read("/etc/containerd/config.toml") == RUNC
+    assert node.read("/etc/containerd/config.toml") == IMPORTS + RUNC
+
+
+def test_a_directory_that_is_not_imported_is_not_used(tmp_path):
+    """Even 2.3 reads it only if its configuration says so; ours of a time when it did is taken away."""
+    node = plain(tmp_path, "2.3.4", IMPORTS + V3)
+    written(node)
+    node.put("/etc/containerd/config.toml", V3)
+    layout = layouts.find(node)
+    changes = containerd.install(layout, found(node, layout))
+
+    assert [(change.path, change.after is None) for change in changes] == [
+        ("/etc/containerd/config.toml", False),
+        ("/etc/containerd/conf.d/zeropod.toml", True),
+    ]
+
+
+def test_what_another_merged_file_says_of_runc_holds_for_our_runtime(tmp_path):
+    """Such as kubeadm's cgroup driver."""
+    node = plain(tmp_path, "2.3.4", "version = 2\n" + IMPORTS)
+    key = 'plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc'
+    node.put(
+        "/etc/containerd/conf.d/10-driver.toml",
+        f'version = 2\n[{key}]\n  runtime_type = "io.containerd.runc.v2"\n[{key}.options]\n  SystemdCgroup = true\n',
+    )
+    _, (change,) = written(node)
+
+    assert change.path.endswith("conf.d/zeropod.toml")
+    assert "SystemdCgroup = true" in change.after
+
+
+def test_runc_is_named_where_naming_another_would_take_it_away(tmp_path):
+    """1.7 has it by default only as long as there are no others (its CRI does not start without)."""
+    node = plain(tmp_path, config=NRI_OFF)
+    written(node)
+    cri = tomllib.loads(node.read("/etc/containerd/config.toml"))["plugins"][
+        "io.containerd.grpc.v1.cri"
+    ]
+
+    assert set(cri["containerd"]["runtimes"]) == {"runc", "zeropod"}
+
+
+@pytest.mark.parametrize(
+    ("dump", "told"),
+    [
+        ("[plugins.'io.containerd.nri.v1.nri']\ndisable = true\n", "NRI is still disabled"),
+        ("[plugins.'io.containerd.nri.v1.nri']\ndisable_connections = true\n", "NRI is still"),
+        (
+            "[plugins.'io.containerd.cri.v1.runtime'.containerd]\ndefault_runtime_name = 'runc'\n"
+            "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.zeropod]\n",
+            "there is no runtime runc",
+        ),
+        (
+            "[plugins.'io.containerd.grpc.v1.cri'.containerd]\ndefault_runtime_name = 'runc'\n"
+            "[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc]\n",
+            "there is no runtime zeropod",
+        ),
+        ("", ""),
+    ],
+)
+def test_containerds_own_view_of_its_configuration_is_judged(dump, told):
+    """What imported files do to it cannot be told from outside."""
+    assert told in containerd.problem(dump)
+    assert bool(told) == bool(containerd.problem(dump))
+
+
+def test_a_plugin_that_did_not_start_is_found():
+    """A containerd without CRI listens all the same."""
+    listing = """\
+TYPE                            ID          PLATFORMS      STATUS
+io.containerd.snapshotter.v1    zfs         linux/amd64    skip
+io.containerd.snapshotter.v1    devmapper   linux/amd64    error
+io.containerd.grpc.v1           cri         linux/amd64    error
+io.containerd.nri.v1            nri         -              ok
+"""
+    assert containerd.broken(listing) == ["io.containerd.grpc.v1.cri"]
+    assert containerd.broken(listing.replace("error", "ok")) == []
+
+
+def test_the_socket_that_a_configuration_names_is_the_one_that_counts(tmp_path):
+    """Not the default."""
+    node = plain(tmp_path, "2.1.9", V3 + "socket_path = '/run/other.sock'\n")
+    assert containerd.socket(found(node, layouts.find(node))) == "/run/other.sock"
 
 
 @pytest.mark.parametrize(("name", "expected"), [(n, n.split("-")[0]) for n in NODES])
