@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from installer import checks, containerd, layouts, payload, sleepers
+from installer.cluster import CONDITION, Cluster, ClusterError
 from installer.containerd import Change, Found
 from installer.errors import InstallError, UnfitError
 from installer.host import Host
@@ -23,6 +24,9 @@ from installer.runtime import Runtime
 
 PAYLOAD = Path("/opt/zeropod")
 TIMEOUT = 60.0
+AGAIN = 30.0
+"""Seconds to ask an API server again that does not answer, after a restart."""
+
 MESSAGE = Path("/dev/termination-log")
 """What Kubernetes shows of a container that has ended, in `kubectl describe pod`; not there outside of one."""
 
@@ -49,38 +53,63 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def install(host: Host, chosen: argparse.Namespace) -> int:
-    """Check, ship the files, configure containerd."""
+    """Check, ship the files, configure containerd; in a pod, say on the node how that went."""
     layout = layouts.find(host, chosen.layout)
-    found = _found(host, layout)
-    changes = containerd.install(layout, found)
     if chosen.plan:
-        return _plan(layout, changes)
-    with host.locked(chosen.opt):
-        journal = Journal(host, chosen.opt)
-        done = checks.prepare(host, journal)
-        if failed := _report(checks.run(host, layout, chosen.payload)):
-            _refuse(host, failed)
-            return DONE
-        done += payload.ship(host, chosen.payload, chosen.opt, journal)
-        runtime = Runtime(host, layout, journal, chosen.restart, chosen.timeout)
-        done += runtime.install(changes, containerd.socket(found))
+        return _plan(layout, containerd.install(layout, _found(host, layout)))
+    try:
+        with host.locked(chosen.opt):
+            done = _install(host, layout, chosen)
+    except InstallError as error:
+        unfit = isinstance(error, UnfitError)
+        _tell(
+            ready=False, reason="PreflightFailed" if unfit else "InstallFailed", message=str(error)
+        )
+        raise
     return _done(done)
 
 
-def _refuse(host: Host, failed: Sequence[checks.Check]) -> None:
-    """Stop here, unless somebody sleeps on this node: who waits for a daemon is not made to wait for a better node.
+def _install(host: Host, layout: Layout, chosen: argparse.Namespace) -> list[str]:
+    journal = Journal(host, chosen.opt)
+    done = checks.prepare(host, journal)
+    checked = checks.run(host, layout, chosen.payload)
+    if failed := _report(checked):
+        return _stay(host, failed)
+    found = _found(host, layout)
+    changes = containerd.install(layout, found)
+    done += payload.ship(host, chosen.payload, chosen.opt, journal)
+    runtime = Runtime(host, layout, journal, chosen.restart, chosen.timeout)
+    restarted = runtime.install(changes, containerd.socket(found))
+    # An API server on this very node may have been restarted with it.
+    patience = AGAIN if restarted else 0.0
+    message = "; ".join(f"{one.name}: {one.found}" for one in checked)
+    _tell(ready=True, reason="Installed", message=message, patience=patience)
+    return done + restarted
+
+
+def _stay(host: Host, failed: Sequence[checks.Check]) -> list[str]:
+    """Change nothing on a node that is not fit. Who sleeps there is not made to wait for a better node.
 
     Raises:
         UnfitError: nobody does.
     """
     first = failed[0]
     told = "; ".join(f"{one.name}: {one.found}" for one in failed)
+    unfit = UnfitError(f"this node cannot run zeropod yet ({told})", first.remedy)
     if not (asleep := sleepers.find(host)):
-        raise UnfitError(f"this node cannot run zeropod yet ({told})", first.remedy)
-    print(
-        f"nothing is changed on a node that is not fit ({told}); the daemon starts with what is there, to wake "
-        f"{sleepers.shown(asleep)}"
-    )
+        raise unfit
+    _tell(ready=False, reason="PreflightFailed", message=str(unfit))
+    who = sleepers.shown(asleep)
+    return [f"changed nothing: {unfit}; the daemon starts with what is there, to wake {who}"]
+
+
+def _tell(*, ready: bool, reason: str, message: str, patience: float = 0.0) -> None:
+    if (cluster := Cluster.of(os.environ)) is None:
+        return
+    try:
+        cluster.ready(ready=ready, reason=reason, message=message, patience=patience)
+    except ClusterError as error:
+        print(f"the node's condition {CONDITION} was not written: {error}")
 
 
 def uninstall(host: Host, chosen: argparse.Namespace) -> int:

@@ -148,7 +148,7 @@ class Runtime:
                 "this node has no systemd", "say how containerd is restarted there (--restart)"
             )
         units = self.layout.units
-        running = [u for u in units if self._systemctl("is-active", u).stdout.strip() in STARTED]
+        running = [unit for unit in units if self._started(unit)]
         if not running:
             raise InstallError(
                 f"none of the units {', '.join(units)} runs",
@@ -168,6 +168,10 @@ class Runtime:
                     "see above",
                 )
         return [f"restarted {unit}" for unit in running]
+
+    def _started(self, unit: str) -> bool:
+        told = self._systemctl("is-active", unit)
+        return told.returncode == 0 or told.stdout.strip() in STARTED
 
     def _systemctl(self, *words: str) -> subprocess.CompletedProcess[str]:
         return self.host.run("systemctl", *words, timeout=RESTART)

@@ -36,7 +36,7 @@ class Node(Host):
             case (_, "-a", _, "plugins", "ls"):
                 out = self.read("/plugins") or ""
             case ("systemctl", "is-active", unit):
-                out = "active\n" if unit in self.active else "inactive\n"
+                code, out = (0, "active\n") if unit in self.active else (3, "inactive\n")
             case ("systemctl", "restart", _) | ("sh", "-c", _):
                 self.restart("containerd")
         return subprocess.CompletedProcess(argv, code, out, "")
