@@ -46,7 +46,7 @@ class Doctor:
             running = self._daemons.pods()
         except errors.DeniedError as denied:
             return [Finding("nodes", "", SKIPPED, str(denied))]
-        found = [*self._labelled(running), *self._pods(running)]
+        found = self._labelled(running)
         names = sorted(name for name, pod in running.items() if nodes.ready(pod))
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             statuses = dict(zip(names, pool.map(self._status, names), strict=True))
@@ -61,20 +61,12 @@ class Doctor:
         try:
             found = self._cluster.nodes()
         except errors.DeniedError as denied:
-            return [Finding("nodes", "", SKIPPED, str(denied))]
+            return [Finding("nodes", "", SKIPPED, str(denied)), *_pods(running)]
         chosen = [one for one in found if _labels(one).get(cluster.NODE_LABEL) == "true"]
         if not chosen:
             text = f"no node is labelled; kubectl label node NAME {cluster.NODE_LABEL}=true"
             return [Finding("nodes", "", FAILED, text)]
         return [_node(one, running.get(one["metadata"]["name"])) for one in chosen]
-
-    def _pods(self, running: dict[str, Object]) -> list[Finding]:
-        """Zeropod's own pods that are not Ready."""
-        return [
-            Finding("pod", pod["metadata"]["name"], FAILED, _unready(pod))
-            for pod in running.values()
-            if not nodes.ready(pod)
-        ]
 
     def _status(self, node: str) -> Any:
         try:
@@ -128,6 +120,15 @@ class Doctor:
         ]
 
 
+def _pods(running: dict[str, Object]) -> list[Finding]:
+    """Zeropod's own pods that are not Ready, for who may not look at nodes."""
+    return [
+        Finding("node", name, FAILED, _unready(pod))
+        for name, pod in running.items()
+        if not nodes.ready(pod)
+    ]
+
+
 def _node(node: Object, pod: Object | None) -> Finding:
     name = node["metadata"]["name"]
     if pod is None:
@@ -137,6 +138,8 @@ def _node(node: Object, pod: Object | None) -> Finding:
             FAILED,
             f"labelled, without a pod of zeropod; kubectl describe daemonset -n {cluster.SYSTEM} zeropod-node",
         )
+    if not nodes.ready(pod):
+        return Finding("node", name, FAILED, _unready(pod))
     condition: Object = next(
         (
             one

@@ -36,7 +36,9 @@ class Nodes:
     def pods(self) -> dict[str, Object]:
         """Zeropod's pod on each node that has one; one that ends counts only if there is no other."""
         if self._by_node is None:
-            found = sorted(self._cluster.system_pods(), key=_ending, reverse=True)
+            found = sorted(
+                filter(_has_daemon, self._cluster.system_pods()), key=_ending, reverse=True
+            )
             self._by_node = {pod.get("spec", {}).get("nodeName", ""): pod for pod in found}
             self._by_node.pop("", None)
         return self._by_node
@@ -55,13 +57,19 @@ class Nodes:
                 f"node {node} has no pod of zeropod in namespace {cluster.SYSTEM}; "
                 f"kubectl label node {node} {cluster.NODE_LABEL}=true brings one"
             )
-        ran = self._cluster.run(
-            cluster.SYSTEM,
-            pod["metadata"]["name"],
-            cluster.CHECKPOINTER,
-            ["zeropod", *ask.words, "--output", "json"],
-            timeout=_SLOW if ask.slow else _QUICK,
-        )
+        try:
+            ran = self._cluster.run(
+                cluster.SYSTEM,
+                pod["metadata"]["name"],
+                cluster.CHECKPOINTER,
+                ["zeropod", *ask.words, "--output", "json"],
+                timeout=_SLOW if ask.slow else _QUICK,
+            )
+        except errors.DeniedError:
+            raise
+        except errors.PluginError as error:
+            text = f"node {node}: {error}; kubectl zeropod doctor looks for the cause"
+            raise errors.NoDaemonError(text) from error
         if ran.status == 0:
             return json.loads(ran.out)
         raise _failed(node, ran)
@@ -76,6 +84,11 @@ def ready(pod: Object) -> bool:
     """Whether a pod is Ready."""
     conditions: Sequence[Object] = pod.get("status", {}).get("conditions") or []
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+def _has_daemon(pod: Object) -> bool:
+    """The pods that uninstall zeropod have none."""
+    return any(one["name"] == cluster.CHECKPOINTER for one in pod["spec"]["containers"])
 
 
 def _ending(pod: Object) -> bool:

@@ -272,8 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Upgrade", "").lower() == "websocket":
             api.check("get", full, namespace)
             api.check("create", full, namespace)
-            api.read(resource, namespace, name)
-            self._exec(namespace, name)
+            self._exec(namespace, name, api.read(resource, namespace, name))
         elif self.command == "GET" and name:
             api.check("get", full, namespace)
             self._answer(api.read(resource, namespace, name))
@@ -307,8 +306,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
         self.wfile.write(b"0\r\n\r\n")
 
-    def _exec(self, namespace: str, pod: str) -> None:
+    def _exec(self, namespace: str, name: str, pod: dict[str, Any]) -> None:
         query = parse_qs(urlsplit(self.path).query)
+        statuses = pod.get("status", {}).get("containerStatuses", [])
+        if query["container"][0] not in [
+            one["name"] for one in statuses if "running" in one["state"]
+        ]:
+            raise Refused(500, "InternalError", f'container not found ("{query["container"][0]}")')
         key = self.headers["Sec-WebSocket-Key"] + MAGIC
         accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
         self.send_response(101)
@@ -321,7 +325,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(header, value)
         self.end_headers()
         ended, out, err = self.server_api.answer_exec(
-            namespace, pod, query.get("container", [""])[0], query["command"]
+            namespace, name, query["container"][0], query["command"]
         )
         for channel, data in ((1, out.encode()), (2, err.encode()), (3, _ended(ended))):
             for begin in range(0, len(data), 1000):

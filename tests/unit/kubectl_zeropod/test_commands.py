@@ -268,6 +268,29 @@ def test_a_node_without_zeropod_is_told_how_to_get_it(api, run):
     assert "kubectl label node node-3 zeropod.ctrox.dev/node=true" in err
 
 
+def test_a_pod_that_uninstalls_is_no_daemon(api, run):
+    """It has the same label, and another container."""
+    labels = {"app.kubernetes.io/name": "zeropod"}
+    api.put("pods", pod("zeropod-gone", namespace="zeropod-system", node="node-3", labels=labels))
+    api.put("pods", sleeper("web", "RUNNING", node="node-3"))
+
+    assert run("why", "web")[0] == 4
+
+
+def test_a_daemon_that_has_not_started(api, run):
+    """The server's answer to the handshake, and who looks further."""
+    broken = api.read("pods", "zeropod-system", "zeropod-node-1")
+    broken["status"] = {}
+    api.put("pods", broken)
+    api.put("pods", sleeper("web", "RUNNING"))
+
+    code, _, err = run("why", "web")
+
+    assert code == 4
+    assert 'container not found ("checkpointer")' in err
+    assert "doctor" in err
+
+
 def test_a_denied_exec_names_what_is_needed(api, run):
     """The handshake's answer, which the client hides."""
     api.put("pods", sleeper("web", "RUNNING"))

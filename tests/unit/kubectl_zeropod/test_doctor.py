@@ -93,17 +93,21 @@ def test_what_the_node_says_of_itself(api, run, daemons):
     assert ("node", "node-2", "warning") in [one[:3] for one in found]
 
 
-def test_a_pod_of_zeropod_that_does_not_start(api, run, daemons):
+@pytest.mark.parametrize("may_see_nodes", [True, False])
+def test_a_pod_of_zeropod_that_does_not_start(api, run, daemons, may_see_nodes):
     """Which container, and why."""
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
     broken = api.read("pods", "zeropod-system", "zeropod-node-1")
     broken["status"] = {"containerStatuses": [{"name": "checkpointer", "state": waiting}]}
     api.put("pods", broken)
+    if not may_see_nodes:
+        api.deny("list", "nodes")
 
     found = findings(run, code=1)
 
     text = "container checkpointer: CrashLoopBackOff: back-off 10s"
-    assert ("pod", "zeropod-node-1", "failed", text) in found
+    assert ("node", "node-1", "failed", text) in found
+    assert ("daemon", "node-1") not in [one[:2] for one in found]
 
 
 def test_a_plugin_that_is_away(run, daemons):
