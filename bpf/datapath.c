@@ -186,10 +186,14 @@ static __always_inline struct conn_key own_connection_of(u32 slot, struct packet
     return key;
 }
 
-static __always_inline struct talk *talk_of(struct conn_key *key)
+/* The clocks of a connection, where there are pings; where there are none the kernel's own are enough. */
+static __always_inline struct talk *talk_of(u32 slot, struct conn_key *key)
 {
     struct talk fresh = {}, *found;
+    u64 *seen = pinged.lookup(&slot);
 
+    if (!seen || !*seen)
+        return NULL;
     found = talks.lookup(key);
     if (found)
         return found;
@@ -197,9 +201,34 @@ static __always_inline struct talk *talk_of(struct conn_key *key)
     return talks.lookup(key);
 }
 
-/* Whether this is a ping; then the pod is known to have seen one, and `when`. */
-static __always_inline int note_ping(struct __sk_buff *skb, u32 slot, struct packet *p, u64 when)
+/*
+ * Begin the clocks of a connection at its first ping, which moves the kernel's own. What was before is taken from its
+ * port: of a connection that the pod has opened the very same, of a client's one that is late at the worst.
+ */
+static __always_inline void begin_talk(struct pod *pod, struct port_key *port, struct conn_key *key)
 {
+    u64 born = pod ? pod->born : 0;
+    struct talk fresh = {.last_in = born, .last_out = born}, *found;
+    struct activity *a;
+
+    found = talks.lookup(key);
+    if (found && (found->last_in >= born || found->last_out >= born))
+        return;
+    a = activity.lookup(port);
+    if (!a)
+        a = passing.lookup(port);
+    if (a && a->last_in > born)
+        fresh.last_in = a->last_in;
+    if (a && a->last_out > born)
+        fresh.last_out = a->last_out;
+    talks.update(key, &fresh);
+}
+
+/* Whether this is a ping; then the pod is known to have seen one, and `when`. */
+static __always_inline int note_ping(struct __sk_buff *skb, struct pod *pod, struct packet *p, struct port_key *port,
+                                     struct conn_key *conn, u64 when)
+{
+    u32 slot = conn->slot;
     u64 *seen;
 
     if (!is_ping(skb, p))
@@ -207,6 +236,7 @@ static __always_inline int note_ping(struct __sk_buff *skb, u32 slot, struct pac
     seen = pinged.lookup(&slot);
     if (seen && *seen < when)
         *seen = when;
+    begin_talk(pod, port, conn);
     return 1;
 }
 
@@ -225,12 +255,12 @@ note_in(struct __sk_buff *skb, u32 slot, struct pod *pod, struct packet *p, stru
     if (p->proto == IPPROTO_TCP && p->payload == 1 && is_keepalive(skb, p))
         return;
     now = bpf_ktime_get_ns();
-    if (note_ping(skb, slot, p, now))
+    if (note_ping(skb, pod, p, &key, &conn, now))
         return;
     a = activity_of(&key, CAME, &asked);
     if (a)
         a->last_in = now;
-    t = p->proto == IPPROTO_TCP ? talk_of(&conn) : NULL;
+    t = p->proto == IPPROTO_TCP ? talk_of(slot, &conn) : NULL;
     if (t)
         t->last_in = now;
 }
@@ -244,10 +274,12 @@ static __always_inline void note_out(struct __sk_buff *skb, u32 slot, struct pod
     int asked;
     u64 now;
 
-    if (!has_payload(p) || call_out(pod, p) || is_ignored(slot, pod, p, p->target) || note_ping(skb, slot, p, 1))
+    if (!has_payload(p) || call_out(pod, p) || is_ignored(slot, pod, p, p->target))
+        return;
+    if (note_ping(skb, pod, p, &key, &conn, 1))
         return;
     now = bpf_ktime_get_ns();
-    t = p->proto == IPPROTO_TCP ? talk_of(&conn) : NULL;
+    t = p->proto == IPPROTO_TCP ? talk_of(slot, &conn) : NULL;
     if (t)
         t->last_out = now;
     a = activity_of(&key, WENT, &asked);

@@ -156,7 +156,8 @@ BPF_F_TABLE("array:" MAPS "/counts", u32, struct counts, counts, MAX_HOLDS, 0);
  * stands for all those that it has not asked for, whose own clocks are kept while there is room. */
 BPF_F_TABLE("hash:" MAPS "/activity", struct port_key, struct activity, activity, 65536, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("lru_hash:" MAPS "/passing", struct port_key, struct activity, passing, 16384, 0);
-/* Of each TCP connection, but without pings (pings.h), which count in the kernel's own clocks, struct tcp_info. */
+/* Of a TCP connection since its first ping (pings.h), or since its pod's: what was no ping. Pings count in the kernel's
+ * own clocks, struct tcp_info, which are enough where there are none. */
 BPF_F_TABLE("lru_hash:" MAPS "/talks", struct conn_key, struct talk, talks, 16384, 0);
 /* By slot: when the pod was last pinged (CLOCK_MONOTONIC ns), 1 if it has only pinged others; 0: no reason to look at
  * `talks`. */

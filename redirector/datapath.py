@@ -129,7 +129,7 @@ class Pod:
     def talks(self, connections: Iterable[Connection]) -> dict[Connection, Activity]:
         """Return when each TCP connection last saw payload that was no ping, where the pod has seen pings at all.
 
-        Connections without any since the programs are there are left out.
+        Connections without a ping, and without any payload since their pod's first one, are left out.
         """
         tables = self._state.registry.maps
         if not self.pinged():

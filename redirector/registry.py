@@ -133,6 +133,7 @@ class Registry:
         for hold in self.hold_ids(number).values():
             self.drop_hold(hold)
         self.maps.pods.drop(number)
+        self.maps.pinged.put(number, 0)
         self.drop_networks(number)
         self.drop_ports(key for key in self.maps.ports if key.slot == number)
         self.drop_connections(key for key in self.maps.conns if key.slot == number)

@@ -622,6 +622,7 @@ def test_pings_are_no_activity(lab: Lab, pod: Pod, family: int):
     peer, end = lab.connect(listener)
     mine = connection_of(peer)
     assert pod.talks([mine]) == {}
+    start = time.monotonic_ns()
     for ping in PINGS.values():
         before = time.monotonic_ns()
         peer.sendall(ping)
@@ -631,16 +632,39 @@ def test_pings_are_no_activity(lab: Lab, pod: Pod, family: int):
         assert peer.recv(200) == ping
         assert pod.pinged() < after
         assert pod.activity([port])[port] == (0, 0), ping
-        assert pod.talks([mine]) == {}, ping
+        assert max(pod.talks([mine])[mine]) < start, ping
     for number, other in enumerate(filter(None, OTHERS.values())):
         start = time.monotonic_ns()
         peer.sendall(other)
         assert end.recv(200) == other
         assert pod.activity([port])[port].last_in > start, other
-        assert pod.talks([mine])[mine] == pod.activity([port])[port], number
+        assert pod.talks([mine])[mine].last_in == pod.activity([port])[port].last_in, number
     end.sendall(b"out")
     assert peer.recv(10) == b"out"
     assert pod.talks([mine])[mine].last_out > pod.talks([mine])[mine].last_in
+
+
+@both_families
+def test_nobody_keeps_clocks_of_connections_before_there_are_pings(
+    lab: Lab, pod: Pod, family: int
+):
+    """The first ping of a connection finds the clocks of its port, and of the others none are kept until they talk."""
+    listener = lab.serve(family)
+    port = tcp(listener)
+    (peer, end), (other, other_end) = lab.connect(listener), lab.connect(listener)
+    for sender, receiver in ((other, other_end), (peer, end)):
+        sender.sendall(b"question")
+        assert receiver.recv(10) == b"question"
+    asked = pod.activity([port])[port].last_in
+    ends = [connection_of(peer), connection_of(other)]
+    assert pod.talks(ends) == {}
+    peer.sendall(PINGS["websocket, client"])
+    end.recv(200)
+    assert {one: times.last_in for one, times in pod.talks(ends).items()} == {ends[0]: asked}
+    assert pod.talks(ends)[ends[0]].last_out < asked, "the question is open still"
+    other_end.sendall(b"answer")
+    assert other.recv(10) == b"answer"
+    assert pod.talks(ends)[ends[1]].last_out > asked
 
 
 def test_activity_on_lo_is_of_the_listeners_port(lab: Lab, pod: Pod):

@@ -43,6 +43,6 @@ def tables() -> Any:
             "passing",
             "calls",
         ),
-        *("pod_names", "hold_names"),
+        *("pinged", "pod_names", "hold_names"),
     )
     return SimpleNamespace(**{name: Table() for name in names})

@@ -46,7 +46,9 @@ def test_a_dropped_slot_is_given_out_clean(tables: Any, registry: Registry):
         tables.ports[PortKey(slot.number, "tcp", 80)] = hold
         tables.activity[PortKey(slot.number, "tcp", 80)] = maps.Times(1, 2)
         tables.pods[slot.number] = maps.PodEntry(holds=1)
+        tables.pinged[slot.number] = 7
     registry.drop_slot(gone.number)
+    assert tables.pinged == {gone.number: 0, stays.number: 7}
     assert {key.slot for key in (*tables.ports, *tables.activity)} == {stays.number}
     assert registry.slot("new", 3).number == gone.number
     assert registry.hold_ids(gone.number) == {}
