@@ -11,7 +11,7 @@ from checkpointer import errors, processes
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.kinds import Kind
-from checkpointer.traffic import Traffic, listening
+from checkpointer.traffic import Traffic, crowded, listening
 from redirector import sockets
 from redirector.hold import Hold
 
@@ -48,12 +48,15 @@ def survey(container: Container, application: int) -> None:
     """See on which ports the application listens.
 
     Raises:
-        errors.Refused: No packet could wake it.
+        errors.Refused: No packet could wake it, or there are too many ports to hold.
     """
     own = processes.socket_inodes(processes.tree(application))
-    container.ports, asking = listening(container, sockets.table(application), own)
+    table = sockets.table(application)
+    container.ports, asking = listening(container, table, own)
     if why := container.record.policy.unreachable(container.ports, asking):
         raise errors.Refused(why, kind=Kind.NO_PORT)
+    if why := crowded(container.ports, sockets.others(table, own).ports):
+        raise errors.Refused(why, kind=Kind.PORTS)
 
 
 @contextlib.contextmanager

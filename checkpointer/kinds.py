@@ -20,6 +20,7 @@ class Kind(enum.StrEnum):
     UNSUPPORTED = "unsupported"  # something that criu cannot bring back
     NOT_RUNNING = "not-running"  # the application is starting or ending
     NO_PORT = "no-port"  # nothing could wake it
+    PORTS = "ports"  # its pod has more than the node's tables are to hold
     TIME_WAIT = (
         "time-wait"  # a port could not be opened again beside connections that ended a moment ago
     )

@@ -13,7 +13,7 @@ from checkpointer import cpu, dryrun, errors, idle, processes
 from checkpointer.container import Container
 from checkpointer.jobs import Jobs
 from checkpointer.lifecycle import State
-from checkpointer.traffic import Traffic, listening
+from checkpointer.traffic import Traffic, crowded, listening
 from redirector import sockets
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,8 @@ class Lookout:
         table = sockets.table(application, talks=True)
         inodes = processes.socket_inodes(tree)
         container.ports, asking = listening(container, table, inodes)
-        if because := container.record.policy.unreachable(container.ports, asking):
+        policy = container.record.policy
+        if because := policy.unreachable(container.ports, asking) or crowded(container.ports):
             self._no_port = min(NO_PORT_LOOK[1], self._no_port * 2)
             return idle.Busy(now + self._no_port, because)
         self._no_port = NO_PORT_LOOK[0]

@@ -25,8 +25,8 @@ DRAIN_LOOK = 0.02
 T = TypeVar("T")
 
 
-_SOON = frozenset({Kind.NOT_RUNNING, Kind.NO_PORT, Kind.TIME_WAIT, Kind.PAGES_COMING})
-"""What is otherwise in a moment, or would leave nobody to thaw it: no reason to freeze."""
+_SOON = frozenset({Kind.NOT_RUNNING, Kind.NO_PORT, Kind.PORTS, Kind.TIME_WAIT, Kind.PAGES_COMING})
+"""What is otherwise in a moment, would leave nobody to thaw it, or is in the way of that, too: no reason to freeze."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

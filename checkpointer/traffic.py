@@ -2,8 +2,8 @@
 
 import functools
 import time
+from collections.abc import Collection, Iterator
 from collections.abc import Container as Contains
-from collections.abc import Iterator
 
 from checkpointer.container import Container
 from checkpointer.idle import Asks, Seen
@@ -14,6 +14,10 @@ from redirector.sockets import Endpoint, Socket, State
 
 CLOCK = 1e9
 """The datapath's times are nanoseconds."""
+
+MAX_PORTS = 1024
+"""Ports of a container that may sleep, and of the rest of its pod. The datapath's tables are the whole node's: a pod that
+listened on all that it has would leave the others none."""
 
 
 class Traffic:
@@ -203,6 +207,21 @@ def listening(
     doubtful = {p for p in found if p.proto == "udp" and f"udp/{p.number}" not in named}
     asking = frozenset(container.pod.callers(doubtful)) if doubtful else frozenset()
     return found - asking, asking
+
+
+def crowded(ports: Collection[Port], others: Collection[Port] = ()) -> str:
+    """Why a container with so many ports, beside those of the rest of its pod, cannot be put to sleep; "" if it can."""
+    if len(ports) > MAX_PORTS:
+        return (
+            f"it listens on {len(ports)} ports, of which at most {MAX_PORTS} can be held; let it listen on fewer, or set its "
+            "zeropod.ctrox.dev/scaledown-duration to 0"
+        )
+    if len(others) > MAX_PORTS:
+        return (
+            f"the rest of its pod listens on {len(others)} ports, of which at most {MAX_PORTS} can be told from its own "
+            "while it is put to sleep; let the other containers listen on fewer"
+        )
+    return ""
 
 
 def _shown(end: Endpoint) -> str:

@@ -42,21 +42,33 @@ def test_io_uring(pods: Pods) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setup", "said"),
+    ("setup", "said", "cure"),
     [
         pytest.param(
             "child = os.fork() or [time.sleep(0.1) for _ in range(100000)]\n"
             "ptrace = ctypes.CDLL(None).ptrace(0x4206, child, 0, 0)",
             "is traced by",
+            "os.kill(child, 9) or os.waitpid(child, 0)",
             id="tracer",
         ),
         pytest.param(
-            "it = open('/config/..2026_01_02_03_04_05.678/key')", "configmap", id="configmap"
+            "it = open('/config/..2026_01_02_03_04_05.678/key')",
+            "configmap",
+            "it.close()",
+            id="configmap",
+        ),
+        pytest.param(
+            "import resource\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n"
+            "them = [socket.create_server(('', 20000 + n)) for n in range(1024)]",
+            "1025 ports",
+            "them.pop().close()",
+            id="ports",
         ),
     ],
 )
 def test_refused_before_anything_is_touched(
-    pods: Pods, tmp_path: Path, setup: str, said: str
+    pods: Pods, tmp_path: Path, setup: str, said: str, cure: str
 ) -> None:
     """What cannot be checkpointed is refused with its reason, and sleeps once the cause is gone."""
     folder = tmp_path / "..2026_01_02_03_04_05.678"
@@ -70,9 +82,7 @@ def test_refused_before_anything_is_touched(
         assert said in one.why()
         assert talk.ask("1") == 1
         one.unharmed()
-        talk.ask(
-            "os.kill(child, 9) or os.waitpid(child, 0)" if said == "is traced by" else "it.close()"
-        )
+        talk.ask(cure)
         assert one.sleep()["state"] == "ASLEEP"
         assert talk.ask("2") == 2
     assert one.info()["failed_sleeps"] == 0

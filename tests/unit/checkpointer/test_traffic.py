@@ -7,7 +7,7 @@ import pytest
 
 from checkpointer.idle import Busy, Facts, Idle, decide
 from checkpointer.policy import Policy
-from checkpointer.traffic import Traffic, listening
+from checkpointer.traffic import MAX_PORTS, Traffic, crowded, listening
 from redirector.endpoints import Activity, Port
 from redirector.ignored import Ignored
 from redirector.sockets import Endpoint, Socket, State, Talk
@@ -251,3 +251,21 @@ def test_the_kubelets_connection_is_no_clients():
     assert look(container(calls=[2]), probe).inbound() == 0
     assert look(container(calls=[2]), probe, client).inbound() == 1
     assert look(container(calls=[2]), probe).silent() == {2}
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "said"),
+    [
+        (MAX_PORTS, MAX_PORTS, ""),
+        (MAX_PORTS + 1, 0, "it listens on 1025 ports"),
+        (1, MAX_PORTS + 1, "the rest of its pod listens on 1025"),
+    ],
+)
+def test_a_pod_does_not_fill_the_tables_of_the_node(own, others, said):
+    """More ports than can be held for one pod are a reason not to sleep, whoever listens on them."""
+    why = crowded(
+        [Port("tcp", 1 + n) for n in range(own)], [Port("udp", 1 + n) for n in range(others)]
+    )
+
+    assert bool(why) is bool(said)
+    assert said in why
