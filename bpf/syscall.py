@@ -18,8 +18,20 @@ _libc.syscall.restype = ctypes.c_long
 
 # asm/unistd_64.h and asm-generic/unistd.h
 _NUMBERS = {
-    "x86_64": {"bpf": 321, "pidfd_getfd": 438, "ioprio_set": 251, "ioprio_get": 252},
-    "aarch64": {"bpf": 280, "pidfd_getfd": 438, "ioprio_set": 30, "ioprio_get": 31},
+    "x86_64": {
+        "bpf": 321,
+        "pidfd_getfd": 438,
+        "ioprio_set": 251,
+        "ioprio_get": 252,
+        "openat2": 437,
+    },
+    "aarch64": {
+        "bpf": 280,
+        "pidfd_getfd": 438,
+        "ioprio_set": 30,
+        "ioprio_get": 31,
+        "openat2": 437,
+    },
 }
 _machine = platform.machine()
 
@@ -73,6 +85,11 @@ _FAN_RESPONSE = struct.Struct("=iI")  # struct fanotify_response
 
 # fcntl.h
 AT_FDCWD = -100
+
+# linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_IN_ROOT = 0x10
 
 # linux/bpf.h, enum bpf_cmd
 BPF_MAP_LOOKUP_ELEM = 1
@@ -140,6 +157,20 @@ def pidfd_getfd(pidfd: int, target_fd: int) -> int:
     """Duplicate descriptor `target_fd` of the process behind `pidfd`; close-on-exec."""
     args = (ctypes.c_long(pidfd), ctypes.c_long(target_fd), ctypes.c_long(0))
     return _checked(_libc.syscall(_number("pidfd_getfd"), *args), "pidfd_getfd")
+
+
+def openat2(
+    dirfd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve: int = RESOLVE_IN_ROOT
+) -> int:
+    """Open a path below `dirfd`, by default as if that were the root: no symbolic link leads out of it.
+
+    The descriptor is close-on-exec.
+    """
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)  # struct open_how
+    args = (ctypes.c_long(dirfd), name, ctypes.c_char_p(how), ctypes.c_size_t(len(how)))
+    result = _libc.syscall(_number("openat2"), *args)
+    return _checked(result, "openat2", os.fsdecode(path))
 
 
 def ioprio_get(which: int, who: int) -> int:

@@ -9,11 +9,12 @@ A thread of its own answers, because whoever waits here is blocked in the kernel
 everybody through.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from bpf import syscall
@@ -102,14 +103,14 @@ class ExecWatch:
         with self._lock:
             self._by_mount_ns[processes.ns_inode(supervisor, "mnt")] = watched
         mounts = Path(f"/proc/{supervisor}/mountinfo").read_text(errors="surrogateescape")
-        for number, point in mount_points(mounts):
-            path = os.fsencode(f"/proc/{supervisor}/root") + point
-            try:
-                if self._mark(syscall.FAN_MARK_ADD, path, number):
-                    watched.mounts.append((number, path))
-            except OSError as error:
-                # Covered by a later mount, or of a kind that has no executables (EINVAL): no door to hold.
-                log.debug("execwatch.unmarked", extra={"mount": path, "error": str(error)})
+        with _root(supervisor) as root:
+            for number, point in mount_points(mounts):
+                try:
+                    if self._mark(syscall.FAN_MARK_ADD, root, point, number):
+                        watched.mounts.append((number, point))
+                except OSError as error:
+                    # Covered by a later mount, or of a kind that has no executables (EINVAL): no door to hold.
+                    log.debug("execwatch.unmarked", extra={"mount": point, "error": str(error)})
 
     def release(self, container_id: str) -> None:
         """The application is back, or never left: let everybody through and watch no more. Idempotent."""
@@ -123,11 +124,10 @@ class ExecWatch:
         for _, watched in found:
             for fd in watched.waiting.take():
                 self._answer(fd, syscall.FAN_ALLOW)
-            for number, path in watched.mounts:
-                try:
-                    self._mark(syscall.FAN_MARK_REMOVE, path, number)
-                except OSError:
-                    continue  # the mount is gone, and the mark with it
+            with contextlib.suppress(OSError), _root(watched.supervisor) as root:
+                for number, point in watched.mounts:
+                    with contextlib.suppress(OSError):  # the mount is gone, and the mark with it
+                        self._mark(syscall.FAN_MARK_REMOVE, root, point, number)
 
     def turn_away(self, container_id: str, pids: Collection[int]) -> bool:
         """Let the execs of these processes fail, should they wait; False if none does."""
@@ -144,13 +144,12 @@ class ExecWatch:
         """Let everybody through."""
         os.close(self._fd)
 
-    def _mark(self, action: int, path: bytes, number: int) -> bool:
-        """Mark a mount, or take its mark off; False if the path leads to another one.
+    def _mark(self, action: int, root: int, point: bytes, number: int) -> bool:
+        """Mark a mount, or take its mark off; False if its path leads to another one.
 
-        A container may have put a symbolic link into the path of its own mount point, which the kernel follows with
-        our root: nothing of the host is to be marked for it.
+        A container may have put symbolic links into the path of its own mount point. They lead nowhere out of its root.
         """
-        opened = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        opened = syscall.openat2(root, point, os.O_PATH | os.O_NOFOLLOW)
         try:
             if mount_number(Path(f"/proc/self/fdinfo/{opened}").read_text()) != number:
                 return False
@@ -250,6 +249,16 @@ class ExecWatch:
             log.debug("execwatch.unanswered", extra={"error": str(error)})  # the waiter was killed
         finally:
             os.close(fd)
+
+
+@contextlib.contextmanager
+def _root(pid: int) -> Iterator[int]:
+    """A descriptor of the root of a container."""
+    fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _descends(pid: int, ancestor: int) -> bool:

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bpf import syscall
 from checkpointer import held, refusals
 from checkpointer.errors import ImageError, Refused
 
 _LENGTH = struct.Struct("<I")
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def settle(directory: Path, pid: int) -> None:
@@ -64,8 +64,23 @@ def mend(directory: Path, pid: int) -> list[str]:
         OSError: the container is gone, or a file cannot be made.
     """
     points = mount_points(Path(f"/proc/{pid}/mountinfo").read_text(errors="replace"))
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return make_again((directory / "files.img").read_bytes(), root, points)
+    finally:
+        os.close(root)
+
+
+def make_again(data: bytes, root: int, points: tuple[str, ...]) -> list[str]:
+    """Do what `mend` does.
+
+    Args:
+        data: A files.img.
+        root: Descriptor of the container's root.
+        points: Where anything is mounted below it.
+    """
     made = []
-    for _, entry in held.entries((directory / "files.img").read_bytes()):
+    for _, entry in held.entries(data):
         if not entry.HasField("reg") or not _on(entry.reg.name, points):
             continue
         mode = entry.reg.mode
@@ -74,22 +89,19 @@ def mend(directory: Path, pid: int) -> list[str]:
             if mode & (stat.S_ISUID | stat.S_ISGID):
                 continue
             with contextlib.suppress(FileExistsError):
-                _create(pid, entry.reg.name, stat.S_IMODE(mode))
+                _create(root, entry.reg.name, stat.S_IMODE(mode))
                 made.append(entry.reg.name)
     return made
 
 
-def _create(pid: int, path: str, mode: int) -> None:
+def _create(root: int, path: str, mode: int) -> None:
     """Create a file that the owner of its folder owns; no link in its path is followed, they are a container's."""
-    *folders, name = path.strip("/").split("/")
-    here = os.open(f"/proc/{pid}/root", _FOLDER)
+    resolve = syscall.RESOLVE_IN_ROOT | syscall.RESOLVE_NO_SYMLINKS
+    folder, name = os.path.split(path)
+    here = syscall.openat2(root, folder, os.O_PATH | os.O_DIRECTORY, resolve=resolve)
     try:
-        for folder in folders:
-            below = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=here)
-            os.close(here)
-            here = below
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(name, flags, mode, dir_fd=here)
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
+        fd = syscall.openat2(here, name, flags, mode=mode, resolve=resolve)
         try:
             owner = os.fstat(here)
             os.fchown(fd, owner.st_uid, owner.st_gid)

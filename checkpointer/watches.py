@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from bpf import syscall
 from checkpointer.descriptors import Process, Watch
 
 LIMIT = 5.0
@@ -64,7 +65,7 @@ def _candidates(
     yield "", os.fstat(root).st_ino
     for path in known:
         try:
-            yield path[1:], os.stat(path[1:] or ".", dir_fd=root, follow_symlinks=False).st_ino
+            yield path[1:], _stat(root, path).st_ino
         except OSError:
             continue
     end = time.monotonic() + LIMIT
@@ -76,14 +77,26 @@ def _candidates(
         yield from _folder(root, device, folder, folders)
 
 
-def _folder(root: int, device: int, folder: str, folders: list[str]) -> Iterator[tuple[str, int]]:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+def _open(root: int, path: str, flags: int) -> int:
+    """Open what is on the root itself. A container may put links and mounts into any path at any time; none is followed."""
+    resolve = syscall.RESOLVE_IN_ROOT | syscall.RESOLVE_NO_SYMLINKS | syscall.RESOLVE_NO_XDEV
+    return syscall.openat2(root, path or ".", flags | os.O_NOFOLLOW, resolve=resolve)
+
+
+def _stat(root: int, path: str) -> os.stat_result:
+    fd = _open(root, path, os.O_PATH)
     try:
-        fd = os.open(folder or ".", flags, dir_fd=root)
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def _folder(root: int, device: int, folder: str, folders: list[str]) -> Iterator[tuple[str, int]]:
+    try:
+        fd = _open(root, folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK)
     except OSError:
         return
     try:
-        # A mount below the root, or where somebody has just put a symbolic link: not ours to look at.
         if os.fstat(fd).st_dev != device:
             return
         with os.scandir(fd) as entries:
@@ -100,7 +113,7 @@ def _folder(root: int, device: int, folder: str, folders: list[str]) -> Iterator
 
 def _is(root: int, path: str, watch: Watch) -> bool:
     try:
-        stat = os.stat(path or ".", dir_fd=root, follow_symlinks=False)
+        stat = _stat(root, path)
     except OSError:
         return False
     return (stat.st_dev, stat.st_ino) == watch

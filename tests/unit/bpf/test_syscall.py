@@ -84,3 +84,24 @@ def test_prctl_takes_numbers_and_strings():
         assert Path("/proc/thread-self/comm").read_text() == "renamed\n"
     finally:
         syscall.prctl(syscall.PR_SET_NAME, before.encode())
+
+
+def test_a_link_does_not_lead_out_of_a_root(tmp_path: Path):
+    """Absolute or with dots: below a root it leads to what is below that, and with NO_SYMLINKS nowhere."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "hostname").write_text("inside")
+    (tmp_path / "absolute").symlink_to("/etc")
+    (tmp_path / "relative").symlink_to("../../../../../../../../etc")
+    root = os.open(tmp_path, os.O_PATH)
+    no_links = syscall.RESOLVE_IN_ROOT | syscall.RESOLVE_NO_SYMLINKS
+    try:
+        for link in ("absolute", "relative"):
+            fd = syscall.openat2(root, f"{link}/hostname", os.O_RDONLY)
+            assert not os.get_inheritable(fd)
+            assert os.read(fd, 100) == b"inside"
+            os.close(fd)
+            with pytest.raises(OSError, match=f"openat2.*{link}") as failure:
+                syscall.openat2(root, f"{link}/hostname", os.O_RDONLY, resolve=no_links)
+            assert failure.value.errno == errno.ELOOP
+    finally:
+        os.close(root)

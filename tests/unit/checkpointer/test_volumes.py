@@ -90,15 +90,29 @@ def test_logs_that_were_rotated_are_made_again(tmp_path: Path) -> None:
         regular("/elsewhere/log", os.O_WRONLY),
         privileged,
     ]
-    (tmp_path / "files.img").write_bytes(image(*entries))
-    points = volumes.mount_points
+    root = os.open("/", os.O_PATH)
     try:
-        volumes.mount_points = lambda _: (str(tmp_path),)  # type: ignore[assignment]
-        made = volumes.mend(tmp_path, os.getpid())
+        made = volumes.make_again(image(*entries), root, (str(tmp_path),))
     finally:
-        volumes.mount_points = points
+        os.close(root)
     assert made == [str(tmp_path / "log")]
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o640
     assert there.read_text() == "old"
     assert not (tmp_path / "database").exists()
     assert not (tmp_path / "setuid").exists()  # it would be the folder's owner's
+
+
+@pytest.mark.parametrize("link", ["/elsewhere", "../../elsewhere", "elsewhere"])
+def test_no_link_in_a_logs_path_is_followed(tmp_path: Path, link: str) -> None:
+    """A container may put one where a folder of its own was: nothing is made behind it, inside or outside."""
+    root = tmp_path / "root"
+    for folder in (tmp_path / "elsewhere", root / "elsewhere", root / "data" / "elsewhere"):
+        folder.mkdir(parents=True)
+    (root / "data" / "logs").symlink_to(link)
+    fd = os.open(root, os.O_PATH)
+    try:
+        with pytest.raises(OSError, match="openat2"):
+            volumes.make_again(image(regular("/data/logs/log", os.O_WRONLY)), fd, ("/data",))
+    finally:
+        os.close(fd)
+    assert not list(tmp_path.rglob("log"))

@@ -46,3 +46,14 @@ def test_the_watches_of_a_tree(tmp_path: Path) -> None:
     other = Watch(os.makedev(254, 0), 7)
     tree = [Process(1, 0, (), (), watches=(other,)), Process(2, 0, (), (), watches=(other,))]
     assert other not in watches.wanted(tree, os.getpid())
+
+
+def test_what_a_known_path_leads_to_by_a_link_is_not_looked_at(tmp_path: Path) -> None:
+    """A container may have put a link where a folder was, and what is behind it may be the host's."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    here = watch(tmp_path / "folder" / "file")
+    assert watches.find(os.getpid(), [here], {here: f"{tmp_path}/link/file"}) != {
+        here: f"{tmp_path}/link/file"
+    }
