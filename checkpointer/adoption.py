@@ -32,8 +32,19 @@ CRIU_ENDS = 90.0
 """Seconds to wait for a criu that works for a dead daemon; it is killed then, as a watchdog would have done."""
 
 
+def clear(record: containers.Record, engine: Engine) -> None:
+    """Wait, for minutes perhaps, until what an earlier daemon has begun in a container is over; before it is adopted.
+
+    A criu goes on without the daemon that started it.
+
+    Raises:
+        errors.CriuError: One does not end.
+    """
+    tracers.dismiss(engine.zygotes, record.pid, CRIU_ENDS)
+
+
 def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[lifecycle.Event]]:
-    """The container as it is, and what should happen to it next.
+    """The container as it is, and what should happen to it next; nobody is at work in it (`clear`).
 
     Raises:
         ProcessLookupError: It has ended meanwhile.
@@ -43,8 +54,6 @@ def adopt(record: containers.Record, engine: Engine) -> tuple[Container, list[li
     pod.ignore(Ignored.of(record.policy.ignore_from))
     pod.tell_calls(record.policy.probe_detection)
     container = Container(record, pod)
-    # Before anything is judged: a criu that the last daemon started goes on without it.
-    tracers.dismiss(engine.zygotes, container.record.pid, CRIU_ENDS)
     unusable = errors.ImageError(
         "the application is gone and there is no image of it", kind=Kind.IMAGE_MISSING
     )

@@ -212,9 +212,10 @@ class Node:
         try:
             if not record.alive() or not supervisor.is_supervisor(record.pid):
                 raise ProcessLookupError(record.pid)
-            container, events = await self._loop.run_in_executor(
-                self._pool, lambda: adoption.adopt(record, self.engine)
-            )
+            run = self._loop.run_in_executor
+            # Not on a thread of those that wake others: a criu that waits for a disk cannot be ended.
+            await run(self.engine.drains, adoption.clear, record, self.engine)
+            container, events = await run(self._pool, adoption.adopt, record, self.engine)
         except ProcessLookupError:
             os.close(pidfd)
             self._vanished(record)

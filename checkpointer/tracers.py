@@ -14,6 +14,7 @@ import time
 from typing import Self
 
 from checkpointer import processes
+from checkpointer.errors import CriuError
 from checkpointer.worker import Worker
 from checkpointer.zygote import Zygotes
 
@@ -78,12 +79,19 @@ def dismiss(zygotes: Zygotes, supervisor_pid: int, patience: float) -> None:
     """Wait until nothing of criu's is at work in a container; end what still is after so many seconds.
 
     criu only, whatever it is busy with: those beside it then undo that.
+
+    Raises:
+        CriuError: something cannot be ended. Nobody knows what it will still do.
     """
     deadline = time.monotonic() + patience
     while working := zygotes.running(supervisor_pid):
         late = time.monotonic() - deadline
         if late > _PATIENCE:
-            return
+            raise CriuError(
+                f"criu (process {working[0]}) is at work in it for a daemon that has ended, and does not end itself; it "
+                "probably waits for a disk: look at the kernel's log",
+                hung=True,
+            )
         for pid in working if late > 0 else ():
             with contextlib.suppress(ProcessLookupError):
                 beside = processes.comm(pid) in NAMES

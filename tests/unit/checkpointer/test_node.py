@@ -1,7 +1,9 @@
 """What the node keeps and forgets; everything that touches the kernel is a stand-in."""
 
 import asyncio
+import concurrent.futures
 import os
+import threading
 from collections import defaultdict
 from types import SimpleNamespace
 from unittest import mock
@@ -12,6 +14,7 @@ from checkpointer import adoption, api, containers, processes, supervisor
 from checkpointer.container import Container
 from checkpointer.node import Node
 from checkpointer.policy import Policy
+from dev import patience
 
 
 class Datapath:
@@ -39,7 +42,8 @@ def engine():
     return SimpleNamespace(
         datapath=Datapath(),
         store=mock.Mock(),
-        zygotes=mock.Mock(retire=list),
+        zygotes=mock.Mock(retire=list, running=mock.Mock(return_value=[])),
+        drains=concurrent.futures.ThreadPoolExecutor(),
         pod_locks=defaultdict(asyncio.Lock),
     )
 
@@ -148,6 +152,29 @@ async def test_a_container_that_ends_in_any_step_of_it_is_forgotten(
     await node._farewell.all_over()
     assert (node._known, list(records.load())) == ({}, [])
     assert engine.datapath.forgotten == ["pod"]
+
+
+async def test_who_waits_for_a_criu_that_does_not_end_keeps_nobody_waiting(
+    make, engine, records, monkeypatch
+):
+    """A node with one thread takes over the others; and the one when its criu is gone."""
+    gone = threading.Event()
+    adopted = mock.Mock(side_effect=OSError)
+    monkeypatch.setattr(supervisor, "is_supervisor", lambda _: True)
+    monkeypatch.setattr(adoption, "clear", lambda who, _: who.id != "stuck" or gone.wait())
+    monkeypatch.setattr(adoption, "adopt", adopted)
+    own = os.getpid()
+    for name in ("stuck", "other"):
+        records.put(record(name, pid=own, started=processes.start_time(own)))
+    node = make()
+    node.load()
+    try:
+        await asyncio.to_thread(patience.until, lambda: adopted.called)
+        assert [call.args[0].id for call in adopted.call_args_list] == ["other"]
+    finally:
+        gone.set()
+    await node.loaded()
+    assert [call.args[0].id for call in adopted.call_args_list] == ["other", "stuck"]
 
 
 async def test_what_could_not_be_taken_over_leaves_nothing(make, engine, records, monkeypatch):

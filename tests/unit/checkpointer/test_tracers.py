@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from checkpointer import tracers
+from checkpointer.errors import CriuError
 
 
 class Zygotes:
@@ -79,6 +80,7 @@ def test_only_criu_is_killed(zygotes, monkeypatch):
     """What is at work for a dead daemon is ended by ending criu: those beside it undo what it did."""
     monkeypatch.setattr(tracers, "_PATIENCE", 0.1)
     criu, *beside = zygotes.at_work
-    tracers.dismiss(zygotes, 1, 0.05)
+    with pytest.raises(CriuError, match=f"process {beside[0].pid}"):
+        tracers.dismiss(zygotes, 1, 0.05)
     assert criu.wait() == -signal.SIGKILL
     assert [one.poll() for one in beside] == [None, None]
