@@ -83,6 +83,7 @@ class Hold:
         self._written = 0
         self._lost = 0
         self._unseen = 0
+        self._answers_before = self._answers()
 
     @property
     def fd(self) -> int:
@@ -101,7 +102,10 @@ class Hold:
 
     @property
     def answered(self) -> int:
-        """Keepalives and the like that were answered in the application's place."""
+        """Keepalives and the like that were answered in the application's place, but those that an earlier process counted."""
+        return self._answers() - self._answers_before
+
+    def _answers(self) -> int:
         counts = self._maps.counts.get(self.number)
         return counts.answered if counts else 0
 

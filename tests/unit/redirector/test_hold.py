@@ -324,3 +324,17 @@ def test_what_a_full_map_took_is_given_up_with_the_hold(
     hold.close()
     assert not tables.ports
     assert not tables.conns
+
+
+def test_counting_begins_with_the_hold(tables: Any, kernel: Kernel, state: PodState, wire: Wire):
+    """What was answered while an earlier process held is in its count, and not in this one's."""
+    number = state.registry.hold_id(state.slot.number, "container")
+    tables.counts[number] = Counts(answered=7)
+    tap: Any = kernel
+    raw: Any = wire
+    hold = Hold(
+        "container", number, tap, state, raw=raw, settings=Settings(), on_close=lambda *_: None
+    )
+    assert hold.answered == 0
+    tables.counts[number] = Counts(answered=9)
+    assert hold.answered == 2
