@@ -43,15 +43,22 @@ class Breaker:
         if self._ended.get((uid, name), (0.0, 0.0))[1] == seconds:
             del self._ended[uid, name]
 
-    def reason(self, uid: str, name: str) -> Reason:
-        """Return why the next life has to be plain, an empty reason if it need not."""
+    def reason(self, uid: str, name: str, *, lacks: str = "") -> Reason:
+        """Return why the next life has to be plain, an empty reason if it need not.
+
+        Args:
+            uid: the pod.
+            name: the container.
+            lacks: what the life may have ended for want of, and how to get it, as a sentence.
+        """
         when, lasted = self._ended.get((uid, name), (0.0, SHORT_LIFE))
         if lasted >= SHORT_LIFE or self._clock() - when >= MEMORY:
             return NONE
         return Reason(
             "short-life",
             f"its last life ended {lasted:.1f} s after the start under the supervisor, so this one"
-            " runs without; see the log of the previous container",
+            " runs without; see the log of the previous container"
+            + (f". {lacks}" if lacks else ""),
         )
 
     def forget(self, uid: str) -> None:

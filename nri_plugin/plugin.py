@@ -51,6 +51,10 @@ CREATED_WITHOUT_US = Reason(
 TOO_SLOW = Reason(
     "too-slow", "the plugin could not change its spec in time; restart the container"
 )
+NO_IO_URING = (
+    "Under the supervisor it had no io_uring (ENOSYS); if it cannot do without, set"
+    " zeropod.ctrox.dev/allow-io-uring"
+)
 RUNS_PLAIN = Reason(
     "runs-plain",
     "it runs without the supervisor although its spec names it: the plugin answered too late; "
@@ -132,7 +136,8 @@ class Plugin:
             return
         reason = TOO_SLOW  # unless the work below comes to its end
         try:
-            known = found.reason or self._breaker.reason(found.uid, found.name)
+            lacks = NO_IO_URING if seccomp.IO_URING in self._denied(found.id) else ""
+            known = found.reason or self._breaker.reason(found.uid, found.name, lacks=lacks)
             reason = known or await self._inject(found.id)
         except Exception as error:  # the stub logs it; the container's owner hears of it too
             text = f"the plugin failed: {type(error).__name__}: {error}; see its log"

@@ -30,6 +30,13 @@ def test_a_short_life_under_the_supervisor_makes_the_next_one_plain(fuse):
     assert "log" in fuse.reason("pod", "web")
 
 
+def test_what_it_may_have_lacked_is_named(fuse):
+    """Only where there was a short life at all."""
+    assert fuse.reason("pod", "web", lacks="No io_uring.") == ""
+    fuse.life_ended("pod", "web", seconds=0.4, supervised=True)
+    assert "No io_uring." in fuse.reason("pod", "web", lacks="No io_uring.")
+
+
 @pytest.mark.parametrize(("seconds", "supervised"), [(10.0, True), (500, True), (0.4, False)])
 def test_other_lives_do_not(fuse, seconds, supervised):
     """A long life, and a short one that was plain, say nothing against the supervisor."""

@@ -303,6 +303,20 @@ async def test_a_short_life_makes_the_next_one_plain_and_the_one_after_managed(n
         await node.event("StopContainer", container_id)
     assert [written for written, _ in node.records.written] == ["c1", "c3"]
     assert "its last life ended 0." in node.known.get("c2").reason
+    assert "allow-io-uring" in node.known.get("c2").reason
+
+
+@pytest.mark.parametrize("annotation", ["allow-io-uring", "disable-checkpointing"])
+async def test_who_had_io_uring_is_not_told_of_it(node, annotation):
+    """It had what it wanted, so that something else ended it."""
+    wanted = WANTED | {f"zeropod.ctrox.dev/{annotation}": "true"}
+    for container_id in ("c1", "c2"):
+        node.records.add(container_id)
+        await node.event("PostCreateContainer", container_id, annotations=wanted)
+        await node.event("StartContainer", container_id, annotations=wanted)
+        await node.event("StopContainer", container_id, annotations=wanted)
+    assert "its last life ended 0." in node.known.get("c2").reason
+    assert "io_uring" not in node.known.get("c2").reason
 
 
 async def test_a_short_life_that_ended_well_changes_nothing(node):
