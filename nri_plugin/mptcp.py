@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from bpf import syscall
@@ -23,33 +24,44 @@ _WRITABLE = (_SYSCTL, Path("/proc/1/root") / _SYSCTL.relative_to("/"))
 
 
 class Pods:
-    """The pods in which it is off because of us."""
+    """The pods in which it is off because of us; an empty file for each, since the next plugin has to know, too.
 
-    def __init__(self) -> None:
-        self._off: set[str] = set()
+    Args:
+        folder: Where those files are; made when needed.
+        switch: Sets it where a process is, and tells whether it was otherwise.
+    """
+
+    def __init__(self, folder: Path, switch: Callable[[int, bool], bool]) -> None:
+        self._folder = folder
+        self._switch = switch
 
     async def off(self, sandbox_id: str, pid: int) -> None:
         """Switch it off in the pod of which `pid` is.
 
         Raises:
-            OSError: see `switch`.
+            OSError: it cannot be, or nobody would know later that it was.
         """
-        if await asyncio.to_thread(switch, pid, on=False):
-            self._off.add(sandbox_id)
+        if await asyncio.to_thread(self._switch, pid, False):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self._folder / sandbox_id).touch()
 
     async def on(self, sandbox_id: str, pid: int) -> None:
         """Give it back to a pod, if it was taken away by us and `pid`, one of the pod's, still lives."""
-        if sandbox_id in self._off:
-            self._off.discard(sandbox_id)
+        if (self._folder / sandbox_id).exists():
+            self.forget(sandbox_id)
             with contextlib.suppress(OSError):  # the pod is going
-                await asyncio.to_thread(switch, pid, on=True)
+                await asyncio.to_thread(self._switch, pid, True)
 
     def forget(self, sandbox_id: str) -> None:
         """Forget a pod that is gone."""
-        self._off.discard(sandbox_id)
+        (self._folder / sandbox_id).unlink(missing_ok=True)
+
+    def known(self) -> set[str]:
+        """Return the sandboxes in which it is off because of us."""
+        return {one.name for one in self._folder.iterdir()} if self._folder.is_dir() else set()
 
 
-def switch(pid: int, *, on: bool) -> bool:
+def switch(pid: int, on: bool) -> bool:
     """Set net.mptcp.enabled where `pid` is; return whether it was otherwise.
 
     Nothing happens in the host's own namespace, nor on a kernel without MPTCP.
@@ -65,7 +77,7 @@ def switch(pid: int, *, on: bool) -> bool:
     def inside() -> None:
         try:
             syscall.setns(fd, syscall.CLONE_NEWNET)
-            outcome.append(_write(on=on))
+            outcome.append(_write(on))
         except OSError as error:
             failure.append(error)
 
@@ -83,7 +95,7 @@ def switch(pid: int, *, on: bool) -> bool:
     return outcome[0]
 
 
-def _write(*, on: bool) -> bool:
+def _write(on: bool) -> bool:
     wanted = f"{int(on)}\n"
     if not _SYSCTL.exists() or _SYSCTL.read_text() == wanted:
         return False

@@ -82,7 +82,7 @@ class Plugin:
         self._lookup = lookup.Lookup()
         self._explaining = asyncio.Semaphore(EXPLAINED_AT_ONCE)
         self._runtime = ""
-        self._multipath = mptcp.Pods()
+        self._multipath = mptcp.Pods(config.state_dir / "mptcp-off", mptcp.switch)
         self._tasks: set[asyncio.Task[None]] = set()
         self.synchronized_once = asyncio.Event()
 
@@ -116,6 +116,13 @@ class Plugin:
             found = self._look(by_id.get(container.pod_sandbox_id), container)
             if found is not None:
                 self._adopt(found)
+        for sandbox_id in self._multipath.known():
+            if sandbox_id not in by_id:
+                self._multipath.forget(sandbox_id)
+            else:
+                # The last managed container may have stopped while nobody was told.
+                work = self._restore_multipath(sandbox_id, by_id[sandbox_id].pid)
+                self._spawn(work, f"mptcp-{sandbox_id[:12]}")
         fields = {"pods": len(pods), "containers": len(listed), "wanted": len(list(self._known))}
         _log.info("nri.synchronized", extra=fields)
         self.synchronized_once.set()
@@ -195,12 +202,7 @@ class Plugin:
                 self._spawn(self._forgive(found, lived), f"exit-{found.id[:12]}")
             _log.info("container.stopped", extra={"container": found.title, "seconds": lived})
         self._known.change(found.id, state=api.State.STOPPED, pid=0, started=None)
-        if not any(
-            other.injected and other.state != api.State.STOPPED
-            for other in self._known
-            if other.sandbox_id == found.sandbox_id
-        ):
-            await self._multipath.on(found.sandbox_id, pod.pid if pod is not None else 0)
+        await self._restore_multipath(found.sandbox_id, pod.pid if pod is not None else 0)
 
     async def _removed(self, _: Any, container: Any) -> None:
         """RemoveContainer: its record is about to go."""
@@ -221,6 +223,15 @@ class Plugin:
             # It runs all the same. If it uses MPTCP, the daemon says so when it should sleep.
             fields = {"container": found.title, "reason": str(error)}
             _log.warning("mptcp.left_on", extra=fields)
+
+    async def _restore_multipath(self, sandbox_id: str, pid: int) -> None:
+        """Give it back to a pod in which nothing of ours runs any more."""
+        if not any(
+            other.injected and other.state != api.State.STOPPED
+            for other in self._known
+            if other.sandbox_id == sandbox_id
+        ):
+            await self._multipath.on(sandbox_id, pid)
 
     async def _connect(self) -> None:
         try:

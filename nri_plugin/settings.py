@@ -27,6 +27,10 @@ class Settings:
     bound read-only into managed containers. Must have the same path here and on the host, and
     must not change while managed containers run."""
 
+    state_dir: pathlib.Path = pathlib.Path("/run/zeropod/plugin")
+    """Directory that outlives the plugin, and not the machine: what was changed in running pods and is
+    to be put back."""
+
     name: str = "zeropod"
     """Name under which the plugin registers."""
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from node import criu_lab, leaks
+from node.plugins import Plugin
 
 from checkpointer.cgroups import Slice
 from checkpointer.images import Store
@@ -108,6 +109,15 @@ def plugin_serves() -> bool:
 def pod(pods: Callable[..., cri.Pod]) -> cri.Pod:
     """A pod without annotations."""
     return pods()
+
+
+@pytest.fixture
+def plugin() -> Iterator[Plugin]:
+    """The plugin, running again afterwards whatever the test does."""
+    running = Plugin()
+    yield running
+    if running.HOLD.exists():
+        running.back()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from node import sleepers
 from node.datapath_lab import Namespace
+from node.plugins import Plugin
 from node.sleepers import Sleeper
 
 from dev import cri
@@ -62,6 +63,27 @@ def test_mptcp_is_off_for_who_is_managed_only(pods: Pods) -> None:
     other = pod.run("localhost/busybox:1", ["sleep", "1000"], name="other")
     assert enabled(other.pid) == "0"
     managed.stop(0)
+    cri.until(lambda: enabled(other.pid) == "1", 10)
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["before", "meanwhile"])
+def test_mptcp_is_given_back_by_another_plugin(pods: Pods, plugin: Plugin, away: bool) -> None:
+    """The plugin was started anew before the last managed container stopped, or while it did."""
+    annotations = {
+        sleepers.SCALEDOWN: "1h",
+        "zeropod.ctrox.dev/container-names": "managed",
+    }
+    pod = pods(annotations=annotations)
+    managed = pod.run("localhost/python:1", ["sleep", "1000"], name="managed")
+    other = pod.run("localhost/busybox:1", ["sleep", "1000"], name="other")
+    assert enabled(other.pid) == "0"
+    plugin.away()
+    if away:
+        managed.stop(0)
+    plugin.back()
+    if not away:
+        assert enabled(other.pid) == "0"
+        managed.stop(0)
     cri.until(lambda: enabled(other.pid) == "1", 10)
 
 

@@ -112,7 +112,7 @@ async def connected(tmp_path, *, runtime_name="containerd", pods=(), listed=(), 
     (tmp_path / "init").write_text("")
     (tmp_path / "init").chmod(0o755)
     known, records = registry.Registry(), Records()
-    config = settings.Settings(container_dir=tmp_path)
+    config = settings.Settings(container_dir=tmp_path, state_dir=tmp_path / "state")
     handlers = plugin.Plugin(config, known, records, breaker.Breaker(), **options)
     ours, theirs = socket.socketpair()
     stream = streams.SocketStream(*await asyncio.open_connection(sock=theirs))
