@@ -64,6 +64,7 @@ class Container:
         dozes: The same of its dry run.
         called_off: Set when a sleep must stop before its commit; says why in `off_cause`.
         hitch: Why its last sleep was not quite as its owner wants it; "" = it was.
+        unheard: Ports on which its application did not listen within a minute of being started afresh.
         freed: Bytes that it gave back by being ended, without an image that could tell.
         closing: Set when the daemon goes down: what may take long is left to its successor.
     """
@@ -91,6 +92,7 @@ class Container:
     called_off: threading.Event = dataclasses.field(default_factory=threading.Event)
     off_cause: str = ""
     hitch: str = ""
+    unheard: frozenset[Port] = frozenset()
     freed: int = 0
     closing: threading.Event = dataclasses.field(default_factory=threading.Event)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from checkpointer import api, containers, lifecycle, notes, why
 from checkpointer.container import Container
+from checkpointer.kinds import Kind
 from redirector.endpoints import Port
 
 
@@ -44,8 +45,8 @@ def info(
         state=life.state.value,
         since=container.since,
         cause=life.cause,
-        reason=_shown(life.reason),
-        kind=life.kind or "",
+        reason=_shown(life.reason) or notes.unheard(_unheard(container)),
+        kind=life.kind or (Kind.START_SILENT if _unheard(container) else ""),
         image_bytes=container.image.manifest.total_bytes if container.image else 0,
         wake_ms=times.total(times.wake),
         wake_cause=times.wake_cause,
@@ -86,8 +87,14 @@ def _notes(
     of_policy = record.policy.notes if not record.reason else ()
     ports = container.ports if container else ()
     silent = notes.silent(record.policy, ports)
-    hitch = [container.hitch] if container and container.hitch else []
-    return [*of_policy, *notes.unknown(record.policy, seen), *silent, *hitch]
+    told = (container.hitch, notes.unheard(_unheard(container))) if container else ()
+    return [*of_policy, *notes.unknown(record.policy, seen), *silent, *filter(None, told)]
+
+
+def _unheard(container: Container) -> frozenset[Port]:
+    """Where its application, started afresh, does not listen still."""
+    runs = container.life.state is lifecycle.State.RUNNING
+    return container.unheard - container.ports if runs else frozenset()
 
 
 def _state(record: containers.Record, container: Container | None) -> str:

@@ -61,6 +61,9 @@ class Kind(enum.StrEnum):
         "image-version"  # written by a version of zeropod that this one does not understand
     )
     IMAGE_USED = "image-used"  # the application has run from it
+    START_SILENT = (
+        "start-silent"  # started afresh, the application does not listen where the one before did
+    )
     PAGE_DAEMON = "page-daemon"  # the process that loads pages behind the application ended early
     RIGHTS_CHANGED = (
         "rights-changed"  # restored tasks had other rights than before, and did not run

@@ -227,7 +227,7 @@ def _failing(view: View) -> Iterator[Metric]:
         ),
         (
             "wake_failures",
-            "Restores that failed; the image is kept and tried again.",
+            "Restores that failed, the image being kept and tried again, and fresh starts that did not come to listen.",
             "reason",
             attrgetter("tally.wake_failures"),
         ),

@@ -39,5 +39,16 @@ def silent(policy: Policy, ports: Collection[Port]) -> Iterator[str]:
             yield f"zeropod.ctrox.dev/ports-map names {port} for it, on which it does not listen: it wakes nobody"
 
 
+def unheard(ports: Collection[Port]) -> str:
+    """Tell of an application that was started afresh and does not listen on these ports; "" if there are none."""
+    if not ports:
+        return ""
+    names = ", ".join(sorted(_names(ports)))
+    return (
+        f"it was started afresh and has not listened on {names} within a minute, as the application before it did, so that "
+        "clients are refused there; its log may say why, and a restart of the container is what helps if it hangs"
+    )
+
+
 def _names(ports: Iterable[Port]) -> set[str]:
     return {f"{port.proto}/{port.number}" for port in ports}

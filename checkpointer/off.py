@@ -9,12 +9,14 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable, Collection
 
 from checkpointer import cgroups, doors, errors, processes
 from checkpointer.cell import Cell
 from checkpointer.clock import Clock
 from checkpointer.container import Container
 from checkpointer.engine import Engine
+from checkpointer.kinds import Kind
 from checkpointer.supervisor import Signal, State
 from redirector import sockets
 from redirector.endpoints import Port
@@ -103,8 +105,34 @@ def finish(container: Container, application: int | None) -> None:
         raise
 
 
-def start(container: Container, engine: Engine) -> None:
+def listening(container: Container) -> set[Port]:
+    """The ports on which a container's application listens now; none while it starts or ends."""
+    application = container.supervisor.application()
+    if application is None:
+        return set()
+    try:
+        own = processes.socket_inodes(processes.tree(application))
+        return sockets.listening(sockets.table(application), own)
+    except OSError:
+        return set()  # it ends
+
+
+def start(
+    container: Container,
+    engine: Engine,
+    *,
+    look: Callable[[Container], Collection[Port]] = listening,
+    now: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], object] = time.sleep,
+) -> None:
     """Start the application afresh, and let in what waits for it when it listens. The hold is off, but the caller's to close.
+
+    Args:
+        container: Whose supervisor is off, or has just been told to start.
+        engine: Shared by all.
+        look: On which ports it listens.
+        now: Seconds on a clock.
+        pause: Lets so many of them pass.
 
     Raises:
         Interrupted: The daemon goes down.
@@ -116,11 +144,13 @@ def start(container: Container, engine: Engine) -> None:
         supervisor.sweep()
         supervisor.tell(Signal.START, State.RUN)
     clock.phase("start")
-    if not _listens(container) and supervisor.alive():
-        log.warning(
-            "start.silent",
-            extra={"ports": sorted(map(str, container.ports)), "seconds": LISTENS},
-        )
+    missing = _wait(container, look, now, pause)
+    container.unheard = missing if supervisor.alive() else frozenset()
+    if container.unheard:
+        container.ports -= container.unheard
+        container.tally.wake_failures[Kind.START_SILENT] += 1
+        ports = sorted(f"{port.proto}/{port.number}" for port in missing)
+        log.warning("start.silent", extra={"ports": ports, "seconds": LISTENS})
     clock.phase("listen")
     if container.hold is not None:
         try:
@@ -133,37 +163,32 @@ def start(container: Container, engine: Engine) -> None:
     container.times.wake.pop("total")
 
 
-def _listens(container: Container) -> bool:
-    """Wait until the application listens where somebody waits for it; False if it does not come to that."""
-    begun, served_since, pause = time.monotonic(), 0.0, _LOOKS[0]
+def _wait(
+    container: Container,
+    look: Callable[[Container], Collection[Port]],
+    now: Callable[[], float],
+    pause: Callable[[float], object],
+) -> frozenset[Port]:
+    """Wait until the application listens where somebody waits for it; return where it does not, if it does not come to that."""
+    begun, served_since, span = now(), 0.0, _LOOKS[0]
+    missing = container.ports
     while container.supervisor.state() is State.RUN:
         if container.closing.is_set():
             raise Interrupted("the daemon goes down")
-        now = time.monotonic()
-        missing = container.ports - _listening(container)
+        looked = now()
+        missing = container.ports.difference(look(container))
         if not missing:
-            return True
+            break
         awaited = container.hold.awaited() if container.hold is not None else frozenset[Port]()
         enough = missing != container.ports and not missing & awaited
-        served_since = (served_since or now) if enough else 0.0
-        if enough and now > served_since + SIBLINGS:
-            return True
-        if now > begun + LISTENS:
-            return False
-        time.sleep(pause)
-        pause = min(2 * pause, _LOOKS[1])
-    return False
-
-
-def _listening(container: Container) -> set[Port]:
-    application = container.supervisor.application()
-    if application is None:
-        return set()
-    try:
-        own = processes.socket_inodes(processes.tree(application))
-        return sockets.listening(sockets.table(application), own)
-    except OSError:
-        return set()  # it ends
+        served_since = (served_since or looked) if enough else 0.0
+        if enough and looked > served_since + SIBLINGS:
+            return frozenset()
+        if looked > begun + LISTENS:
+            break
+        pause(span)
+        span = min(2 * span, _LOOKS[1])
+    return missing
 
 
 def _send(pid: int, number: signal.Signals) -> None:

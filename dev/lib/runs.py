@@ -47,8 +47,8 @@ def parts(run: Run, number: int) -> Tuple[Run, ...]:
 #: The C programs themselves, in namespaces that the tests make.
 SUPERVISOR = (Run("supervisor", folder="tests/supervisor", zeropod=False),)
 
-#: The product, on Debian's containerd.
-NODE = parts(Run("node"), 3)
+#: The product, on Debian's containerd, but what lasts for minutes.
+NODE = parts(Run("node", expression="not slow"), 3)
 
 #: Those node tests that are about containerd's ways, on the newer one.
 BOTH = (Run("node 2.3", containerd="2.3", expression="both"),)

@@ -135,13 +135,13 @@ class Suites:
         finally:
             shutil.rmtree(folder)
 
-    def _pytest(self, paths: List[str], junit: str) -> List[str]:
+    def _pytest(self, paths: List[str], junit: str, options: Sequence[str] = ()) -> List[str]:
         chosen = [word for word in self.arguments if word.startswith(paths[0])]
         rest = [word for word in self.arguments if not word.startswith("tests/")]
         # pytest's own time limit interrupts a test once; one that then waits in its clean-up for ever
         # shows where it stands, and the suite is ended.
         return ["timeout", "--kill-after=10", "%d" % self.limit, BIN + "python", "-X", "faulthandler", "-m", "pytest", "-o",
-                "faulthandler_timeout=240", "-p", "no:cacheprovider", "-q", "--junitxml=" + junit,
+                "faulthandler_timeout=240", "-p", "no:cacheprovider", "-q", "--junitxml=" + junit, *options,
                 *rest, *(chosen or paths)]  # fmt: skip
 
     def _inside(self, words: Sequence[str], binds: Mapping[str, Path]) -> int:
@@ -218,7 +218,7 @@ class Suites:
         node = Node(self.environment.cache, name.replace(".", "-"))
         try:
             node.start(self.environment, variant=run.containerd, zeropod=run.zeropod)
-            words = [*self._pytest([run.folder], "/var/log/node/junit.xml"), "-vv", *run.options()]
+            words = self._pytest([run.folder], "/var/log/node/junit.xml", ["-vv", *run.options()])
             status, _ = process.follow(node.entry(words, cwd="/src"), run.name)
             result = report.read(run.name, node.state / "log/node/junit.xml", status)
             if result.failed or result.problem:

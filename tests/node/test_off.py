@@ -233,6 +233,33 @@ def test_a_stop_starts_nobody(pods: Pods) -> None:
             assert time.monotonic() - begun < patience.seconds(2)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_an_application_that_does_not_listen_any_more(pods: Pods, tmp_path: Path) -> None:
+    """After a minute its clients are refused as by any such program, and it has a reason until it listens."""
+    hangs = tmp_path / "hangs"
+    program = (
+        f"import os, time\nwhile os.path.exists('/data/hangs'): time.sleep(0.1)\n{sleepers.code()}"
+    )
+    mount = {"container_path": "/data", "host_path": str(tmp_path)}
+    pod = pods(annotations=ANNOTATIONS)
+    words = ["python3", "-c", program]
+    one = sleepers.Sleeper(pod.run("localhost/python:1", words, mounts=[mount]))
+    cri.until(lambda: "up" in one.container.logs(), 20)
+    sleepers.known(one)
+    one.sleep()
+    hangs.touch()
+    with pytest.raises(ConnectionRefusedError), one.talk(120) as talk:
+        talk.ask("1")
+    assert one.reach("RUNNING")["kind"] == "start-silent"
+    assert "has not listened on tcp/7 within a minute" in one.why()
+    hangs.unlink()
+    cri.until(lambda: one.info()["kind"] == "", 30)
+    assert one.ask("1") == 1
+    assert one.sleep()["state"] == "ASLEEP"
+    one.unharmed()
+
+
 def test_its_own_exit_still_counts(pods: Pods) -> None:
     """After a fresh start an application that ends with 5 ends the container with 5."""
     one = start(pods)

@@ -3,6 +3,8 @@
 import dataclasses
 from unittest import mock
 
+import pytest
+
 from checkpointer import containers, explain, lifecycle, log
 from checkpointer.container import Container
 from checkpointer.policy import Policy
@@ -77,3 +79,24 @@ def test_an_unmanaged_container_has_its_reason_alone():
     assert list(info.notes) == [
         "its annotations name sidecra, which the pod has not had so far (only c, sidecar); was sidecar meant?"
     ]
+
+
+@pytest.mark.parametrize(
+    ("state", "ports", "told"),
+    [
+        (lifecycle.State.RUNNING, set(), True),
+        (lifecycle.State.RUNNING, {Port("tcp", 80)}, False),  # late, but there
+        (lifecycle.State.ASLEEP, set(), False),
+    ],
+)
+def test_who_was_started_and_does_not_listen_has_a_reason(state, ports, told):
+    """With its word, until it listens; asleep it is nobody's fault."""
+    life = lifecycle.Life(state)
+    container = Container(RECORD, mock.Mock(), life=life, ports=frozenset(ports))
+    container.unheard = frozenset([Port("tcp", 80)])
+    info = explain.info(RECORD, container)
+    text = explain.paragraph(RECORD, container, ())
+
+    assert (info.kind == "start-silent") is told
+    assert ("has not listened on tcp/80" in info.reason) is told
+    assert ("has not listened on tcp/80" in text) is told
