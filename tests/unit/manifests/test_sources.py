@@ -37,20 +37,28 @@ def test_flags(container):
 
 
 def test_image_is_named_once():
-    """All containers have one image, whose name is in one file of the base."""
-    named = [path for path in MANIFESTS.rglob("*") if path.is_file() and "ghcr.io/zeropod" in path.read_text()
-             and path.parent.name != "kind"]  # fmt: skip
+    """All containers have one image, whose name is in one file for kustomize."""
+    named = [
+        path
+        for path in MANIFESTS.rglob("*")
+        if path.is_file() and "ghcr.io/zeropod" in path.read_text()
+    ]
 
     assert {one["image"] for one in containers()} == {"zeropod"}
-    assert named == [MANIFESTS / "base/kustomization.yaml"]
+    assert sorted(str(path.relative_to(MANIFESTS)) for path in named) == [
+        "components/dev-image/kustomization.yaml", "components/image/kustomization.yaml",
+    ]  # fmt: skip
 
 
 def test_image_has_our_version():
     """The base runs the version that it is of."""
     project = (MANIFESTS.parent / "pyproject.toml").read_text()
-    (image,) = yaml.safe_load((MANIFESTS / "base/kustomization.yaml").read_text())["images"]
+    version = re.search(r'^version = "(.+)"', project, re.MULTILINE)[1]
+    (image,) = yaml.safe_load((MANIFESTS / "components/image/kustomization.yaml").read_text())[
+        "images"
+    ]
 
-    assert re.search(r'^version = "(.+)"', project, re.MULTILINE)[1] == image["newTag"]
+    assert image["newTag"] == version
 
 
 def test_mounts_have_volumes():
