@@ -1,5 +1,7 @@
 """`python3 -m checkpointer`: the daemon."""
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import dataclasses
@@ -12,6 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from checkpointer import (
     api,
@@ -37,7 +40,13 @@ from redirector import datapath
 from redirector.errors import RedirectorError
 from ttrpc.server import Server
 
+if TYPE_CHECKING:
+    from checkpointer.kubernetes.side import Side
+
 logger = logging.getLogger("checkpointer")
+
+ENVIRONMENT = {"node_name": os.environ.get("NODE_NAME", "")}
+"""Defaults that a pod's environment gives."""
 
 CHOICES = {
     "log_format": ("text", "json"),
@@ -70,13 +79,17 @@ async def _serve(chosen: settings.Settings) -> None:
     await loop.run_in_executor(None, watch.look)
     hears = loop.create_task(watch.run(), name="kubelet")
     node.load()
-    server = Server(service.services(node))
+    side = _kubernetes(chosen)
+    server = Server(service.services(node, side))
     await server.serve_unix(chosen.socket, mode=0o600)
     loaded = asyncio.Event()
     # Before containers are taken over, which may take longer than a liveness probe waits.
-    scraped = _scrape(chosen.metrics_addr, node, health.of(engine, loop, loaded.is_set))
+    scraped = _scrape(chosen.metrics_addr, node, side, health.of(engine, loop, loaded.is_set))
     await node.loaded()
     loaded.set()
+    if side is not None:
+        node.remark = side.remark
+        side.start(node)
     # What is there now stays; without this every collection walks all of it.
     gc.collect()
     gc.freeze()
@@ -93,15 +106,41 @@ async def _serve(chosen: settings.Settings) -> None:
     hears.cancel()
     await server.close()
     await node.close()
+    if side is not None:
+        await side.close()
     if scraped is not None:
         scraped.close()
     engine.execs.close()
 
 
-def _scrape(address: str, node: Node, well: health.Health) -> scrape.Scrape | None:
-    """Serve metrics and health; a daemon that wakes containers does not fail over an address."""
+def _kubernetes(chosen: settings.Settings) -> Side | None:
+    """What talks to the Kubernetes API, where that is wanted; a daemon that wakes containers does not fail over it."""
+    if not chosen.kubernetes():
+        return None
+    # Late: the client costs memory and a second, and many daemons do without.
+    from checkpointer.kubernetes import client, side  # noqa: PLC0415
+
     try:
-        return scrape.Scrape(address, metrics.Exposition(node.view), well.answer)
+        if not chosen.node_name:
+            raise errors.CheckpointerError("--node-name or NODE_NAME must name this node")
+        kubeconfig = Path(chosen.kubeconfig) if chosen.kubeconfig else None
+        return side.Side(chosen, client.Client.of(kubeconfig))
+    except errors.CheckpointerError as error:
+        logger.error("kubernetes.failed", extra={"reason": error.reason})  # noqa: TRY400 - the reason says it
+        return None
+
+
+def _scrape(
+    address: str, node: Node, side: Side | None, well: health.Health
+) -> scrape.Scrape | None:
+    """Serve metrics and health; a daemon that wakes containers does not fail over an address."""
+
+    def view() -> metrics.View:
+        seen = node.view()
+        return dataclasses.replace(seen, api=side.view()) if side is not None else seen
+
+    try:
+        return scrape.Scrape(address, metrics.Exposition(view), well.answer)
     except errors.CheckpointerError as error:
         logger.warning("metrics.failed", extra={"reason": error.reason})
         return None
@@ -132,14 +171,28 @@ def _parse(argv: Sequence[str] | None) -> settings.Settings:
     )
     helps = _field_docs()
     for field in dataclasses.fields(settings.Settings):
+        name = "--" + field.name.replace("_", "-")
+        text = f"{helps[field.name]} (default: {field.default})".replace("%", "%%")
+        if isinstance(field.default, bool):
+            # As with the original: alone, or with a value.
+            parser.add_argument(
+                name, type=_switch, nargs="?", const=True, default=False, help=text
+            )
+            continue
         parser.add_argument(
-            "--" + field.name.replace("_", "-"),
+            name,
             type=Path if isinstance(field.default, Path) else type(field.default),
-            default=field.default,
+            default=ENVIRONMENT.get(field.name, field.default),
             choices=CHOICES.get(field.name),
-            help=f"{helps[field.name]} (default: {field.default})".replace("%", "%%"),
+            help=text,
         )
     return settings.Settings(**vars(parser.parse_args(argv)))
+
+
+def _switch(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise argparse.ArgumentTypeError(f"{text!r}: write true or false")
+    return text == "true"
 
 
 def _field_docs() -> dict[str, str]:

@@ -99,6 +99,7 @@ m = messages.schema(
             (33, "would_wakes", "map<string,int64>"),  # by cause
             (34, "would_save_bytes", "int64"),  # now
             (35, "mode", "string"),  # how it sleeps: image, off or frozen; "" awake
+            (36, "uid", "string"),  # of the pod
         ],
         "Query": [(1, "namespace", "string"), (2, "pod", "string"), (3, "container", "string")],
         "Infos": [(1, "containers", "repeated Info")],
@@ -120,6 +121,12 @@ m = messages.schema(
             (5, "counts", "map<string,int64>"),
             (6, "image_bytes", "int64"),
             (7, "helpers", "map<string,int64>"),
+            (
+                8,
+                "api",
+                "map<string,string>",
+            ),  # what is told to the Kubernetes API; why not, if it is not
+            (9, "api_pending", "int64"),  # pods and events of which it is still to be told
         ],
     },
 )

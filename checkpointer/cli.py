@@ -43,6 +43,10 @@ class Cli:
         print(f"containers: {counts or 'none'}; images: {tables.size(status.image_bytes)}")
         for name, pid in sorted(status.helpers.items()):
             print(f"helper {name}: pid {pid}")
+        for name, reason in sorted(status.api.items()):
+            print(f"{name}: {'off, ' + reason if reason else 'on'}")
+        if status.api_pending:
+            print(f"Kubernetes API: {status.api_pending} pods and events still to be told")
         return DONE
 
     def list(self, args: argparse.Namespace) -> int:

@@ -11,20 +11,32 @@ from checkpointer.kinds import Kind
 from redirector.endpoints import Port
 
 
-def info(
-    record: containers.Record, container: Container | None, seen: Collection[str] | None = None
-) -> Any:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Seen:
+    """What others know of a container.
+
+    Attributes:
+        names: Of the containers that its pod has had.
+        remark: What its owner should know besides; "" if nothing.
+    """
+
+    names: Collection[str] = ()
+    remark: str = ""
+
+
+def info(record: containers.Record, container: Container | None, seen: Seen | None = None) -> Any:
     """The Info message of a container; without an actor it is UNMANAGED, or not started yet.
 
     Args:
         record: Who it is.
         container: What is known of it while it is managed.
-        seen: Names of the containers that its pod has had; None if nobody asks for notes.
+        seen: For the notes; None if nobody asks for them.
     """
     who = {
         "id": record.id,
         "namespace": record.namespace,
         "pod": record.pod,
+        "uid": record.uid,
         "container": record.name,
         "scaledown": record.policy.scaledown,
         "pid": record.pid,
@@ -72,23 +84,20 @@ def info(
     )
 
 
-def paragraph(
-    record: containers.Record, container: Container | None, seen: Collection[str]
-) -> str:
+def paragraph(record: containers.Record, container: Container | None, seen: Seen) -> str:
     """The paragraph of `zeropod why`; see `info`."""
     told = _notes(record, container, seen)
     return why.annotated(_state(record, container), record.policy.wishes, told)
 
 
-def _notes(
-    record: containers.Record, container: Container | None, seen: Collection[str]
-) -> list[str]:
+def _notes(record: containers.Record, container: Container | None, seen: Seen) -> list[str]:
     # What is refused or not named has its reason; the policy's own notes are for what is managed.
     of_policy = record.policy.notes if not record.reason else ()
     ports = container.ports if container else ()
     silent = notes.silent(record.policy, ports)
     told = (container.hitch, notes.unheard(_unheard(container))) if container else ()
-    return [*of_policy, *notes.unknown(record.policy, seen), *silent, *filter(None, told)]
+    others = filter(None, (*told, _shown(seen.remark)))
+    return [*of_policy, *notes.unknown(record.policy, seen.names), *silent, *others]
 
 
 def _unheard(container: Container) -> frozenset[Port]:

@@ -21,6 +21,11 @@ class History:
         self._last = 0
         self._news = asyncio.Event()
 
+    @property
+    def last(self) -> int:
+        """The sequence number of the latest transition."""
+        return self._last
+
     def add(self, info: Any, before: str, time: float) -> None:
         """Note what became of a container.
 

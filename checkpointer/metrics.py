@@ -12,16 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
 from prometheus_client import registry
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.metrics_core import InfoMetricFamily, Metric
 
+from checkpointer import apiview, series
+from checkpointer.apiview import ApiView
 from checkpointer.lifecycle import State
-from checkpointer.tally import NodeTally, Observations, Tally
+from checkpointer.tally import NodeTally, Tally
 
 WHO = ("namespace", "pod", "container")
 """Labels of every series about one container."""
@@ -74,6 +70,7 @@ class View:
         plugin: Whether the plugin has reported.
         version: Ours.
         criu: criu's.
+        api: What there is to say of the Kubernetes API.
     """
 
     samples: Sequence[Sample] = ()
@@ -85,6 +82,7 @@ class View:
     plugin: bool = False
     version: str = ""
     criu: str = ""
+    api: ApiView = dataclasses.field(default_factory=ApiView)
 
 
 class Exposition(registry.Collector):
@@ -113,6 +111,7 @@ def families(view: View) -> Iterator[Metric]:
     yield from _failing(view)
     yield from _dry_run(view)
     yield from _node(view)
+    yield from apiview.families(view.api)
 
 
 def _original(view: View) -> Iterator[Metric]:
@@ -120,7 +119,7 @@ def _original(view: View) -> Iterator[Metric]:
         ("checkpoint", "Time that sleeps of the container took.", attrgetter("checkpoints")),
         ("restore", "Time that wakes of the container took.", attrgetter("restores")),
     ):
-        yield _histograms(
+        yield series.histograms(
             f"zeropod_{name}_duration_seconds",
             f"{help_} Name and buckets of the original zeropod.",
             WHO,
@@ -130,13 +129,13 @@ def _original(view: View) -> Iterator[Metric]:
         ("last_checkpoint_time", "sleep", attrgetter("slept_at")),
         ("last_restore_time", "wake", attrgetter("woke_at")),
     ):
-        yield _gauges(
+        yield series.gauges(
             f"zeropod_{name}",
             f"When the last {what} ended, in nanoseconds since the epoch, as in the original zeropod.",
             WHO,
             ((s.who, at(s.tally) * 1e9) for s in view.samples if at(s.tally)),
         )
-    yield _gauges(
+    yield series.gauges(
         "zeropod_running",
         "1 while the application exists, 0 while it is asleep or waking.",
         WHO,
@@ -146,7 +145,7 @@ def _original(view: View) -> Iterator[Metric]:
         ("checkpoint_errors", "Sleeps that failed", attrgetter("sleep_failures")),
         ("restore_errors", "Restores that failed", attrgetter("wake_failures")),
     ):
-        yield _counters(
+        yield series.counters(
             f"zeropod_{name}",
             f"{what}, as in the original zeropod.",
             WHO,
@@ -155,43 +154,43 @@ def _original(view: View) -> Iterator[Metric]:
 
 
 def _sleeping(view: View) -> Iterator[Metric]:
-    yield _counters(
+    yield series.counters(
         "zeropod_wakes",
         "Wakes by what caused them.",
         (*WHO, "cause"),
         _by(view, attrgetter("tally.wakes")),
     )
-    yield _counters(
+    yield series.counters(
         "zeropod_asleep_seconds",
         "Time asleep since the daemon took the container over.",
         WHO,
         ((s.who, s.asleep) for s in view.samples),
     )
-    yield _gauges(
+    yield series.gauges(
         "zeropod_memory_reclaimed_bytes",
         "Memory that the container has given back by being asleep.",
         WHO,
         ((s.who, s.reclaimed_bytes) for s in view.samples),
     )
-    yield _gauges(
+    yield series.gauges(
         "zeropod_image_bytes",
         "Size of the container's image on disk.",
         WHO,
         ((s.who, s.image_bytes) for s in view.samples),
     )
-    yield _gauges(
+    yield series.gauges(
         "zeropod_held_frames",
         "Frames that wait for the container to wake.",
         WHO,
         ((s.who, s.held_frames) for s in view.samples),
     )
-    yield _counters(
+    yield series.counters(
         "zeropod_dropped_frames",
         "Frames that were given up because too many waited; their senders send them again.",
         WHO,
         ((s.who, s.dropped_frames) for s in view.samples),
     )
-    yield _counters(
+    yield series.counters(
         "zeropod_answered_keepalives",
         "Keepalives of peers, and other segments that bring nothing new, answered in a sleeping container's place.",
         WHO,
@@ -238,23 +237,23 @@ def _failing(view: View) -> Iterator[Metric]:
             attrgetter("tally.held"),
         ),
     ):
-        yield _counters(f"zeropod_{name}", help_, (*WHO, label), _by(view, counts))
+        yield series.counters(f"zeropod_{name}", help_, (*WHO, label), _by(view, counts))
 
 
 def _dry_run(view: View) -> Iterator[Metric]:
-    yield _counters(
+    yield series.counters(
         "zeropod_dry_run_scale_downs",
         "Sleeps that a dry run decided and did not carry out.",
         WHO,
         ((s.who, s.would_sleep) for s in view.samples if s.would_sleep),
     )
-    yield _counters(
+    yield series.counters(
         "zeropod_dry_run_would_restores",
         "Wakes that a dry run decided.",
         (*WHO, "cause"),
         _by(view, attrgetter("would_wake")),
     )
-    yield _gauges(
+    yield series.gauges(
         "zeropod_dry_run_memory_bytes",
         "Memory that the dry run's present sleep would have given back.",
         WHO,
@@ -267,26 +266,26 @@ def _node(view: View) -> Iterator[Metric]:
         ("wake", "wakes", view.tally.wakes, view.tally.wake),
         ("sleep", "sleeps", view.tally.sleeps, view.tally.sleep),
     ):
-        yield _histograms(
+        yield series.histograms(
             f"zeropod_{name}_duration_seconds",
             f"Time that {what} took, of all containers of the node.",
             (),
             [((), whole)],
         )
-        yield _histograms(
+        yield series.histograms(
             f"zeropod_{name}_phase_duration_seconds",
             f"Time that each phase of the node's {what} took; the sums of all phases add up to that of the whole.",
             ("phase",),
             (((phase,), seen) for phase, seen in sorted(parts.items())),
         )
     states = Counter(s.state for s in view.samples)
-    yield _gauges(
+    yield series.gauges(
         "zeropod_containers",
         "Managed containers of the node by state.",
         ("state",),
         (((state.value,), states[state]) for state in State),
     )
-    yield _gauges(
+    yield series.gauges(
         "zeropod_unmanaged_containers",
         "Containers that ask for zeropod and are not managed, by kind of reason; `zeropod why` has the sentence.",
         ("reason",),
@@ -306,48 +305,18 @@ def _node(view: View) -> Iterator[Metric]:
             view.plugin,
         ),
     ):
-        yield _gauges(f"zeropod_{name}", help_, (), [((), value)])
+        yield series.gauges(f"zeropod_{name}", help_, (), [((), value)])
     build = InfoMetricFamily("zeropod_build", "Versions of the daemon and of its criu.")
     build.add_metric((), {"version": view.version, "criu": view.criu})
     yield build
 
 
-Labels = tuple[str, ...]
-
-
 def _by(
     view: View, counts: Callable[[Sample], Mapping[str, int]]
-) -> Iterator[tuple[Labels, float]]:
+) -> Iterator[tuple[series.Labels, float]]:
     for sample in view.samples:
         for label, count in sorted(counts(sample).items()):
             yield (*sample.who, label), count
-
-
-def _gauges(
-    name: str, help_: str, labels: Labels, series: Iterable[tuple[Labels, float]]
-) -> Metric:
-    family = GaugeMetricFamily(name, help_, labels=labels)
-    for values, value in series:
-        family.add_metric(values, float(value))
-    return family
-
-
-def _counters(
-    name: str, help_: str, labels: Labels, series: Iterable[tuple[Labels, float]]
-) -> Metric:
-    family = CounterMetricFamily(name, help_, labels=labels)
-    for values, value in series:
-        family.add_metric(values, float(value))
-    return family
-
-
-def _histograms(
-    name: str, help_: str, labels: Labels, series: Iterable[tuple[Labels, Observations]]
-) -> Metric:
-    family = HistogramMetricFamily(name, help_, labels=labels)
-    for values, seen in series:
-        family.add_metric(values, seen.buckets(), seen.sum)
-    return family
 
 
 def document() -> str:

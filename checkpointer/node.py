@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from checkpointer import (
@@ -71,8 +71,9 @@ class Node:
         self._adopting: dict[str, asyncio.Task[None]] = {}
         self._names: dict[str, set[str]] = {}  # of containers, by uid of the pod
         self.history = History()
+        self.remark: Callable[[containers.Record], str] = lambda _: ""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._swept = False
+        self.swept = False  # set once the plugin has said who there is
         self._farewell = Farewell(engine.datapath, self._pool)
 
     # --- taking over -------------------------------------------------------------------------------------------------
@@ -128,8 +129,8 @@ class Node:
                     self._forget_pod(record.sandbox_id)
         pods = {record.uid for record in self._known.values()}
         self._names = {uid: names for uid, names in self._names.items() if uid in pods}
-        if present is not None and not self._swept:
-            self._swept = True
+        if present is not None and not self.swept:
+            self.swept = True
             self._task(self._sweep())
             self._loop.call_later(TIDY, self._tidy)
 
@@ -194,6 +195,8 @@ class Node:
     def _know(self, record: containers.Record) -> None:
         self._known[record.id] = record
         self._records.put(record)
+        if record.reason:
+            self._tell(record)
         self._take_over(record)
 
     def _take_over(self, record: containers.Record) -> None:
@@ -392,10 +395,14 @@ class Node:
     def _info(self, record: containers.Record) -> Any:
         return explain.info(record, self._container(record), self._seen(record))
 
-    def _seen(self, record: containers.Record) -> set[str]:
-        """Names of the containers that the pod has had."""
-        return self._names.get(record.uid, set()) | {record.name}
+    def _seen(self, record: containers.Record) -> explain.Seen:
+        return explain.Seen(
+            self._names.get(record.uid, set()) | {record.name}, self.remark(record)
+        )
 
     def _observe(self, container: Container, before: State) -> None:
-        info = explain.info(container.record, container)
-        self.history.add(info, before.value, time.time())
+        self._tell(container.record, before.value)
+
+    def _tell(self, record: containers.Record, before: str = "") -> None:
+        info = explain.info(record, self._container(record))
+        self.history.add(info, before, time.time())

@@ -1,6 +1,7 @@
 """The API's handlers: from messages to the node and back; nothing is decided here."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from checkpointer import api
 from checkpointer.node import Node
@@ -10,7 +11,17 @@ MOVE = 85.0
 """Seconds that Sleep and Wake wait for their container; the command line waits a little longer."""
 
 
-def services(node: Node) -> server.Services:
+class Cluster(Protocol):
+    """What `status` says of the Kubernetes API."""
+
+    def features(self) -> Mapping[str, str]:
+        """What is told to it, and why not; "" if it is."""
+
+    def pending(self) -> int:
+        """How much of that is still to come."""
+
+
+def services(node: Node, cluster: Cluster | None = None) -> server.Services:
     """All methods of `zeropod.v1.Node`."""
 
     async def report(request: Any, _: server.Context) -> Any:
@@ -27,6 +38,8 @@ def services(node: Node) -> server.Services:
             counts=node.counts(),
             image_bytes=node.engine.store.usage(),
             helpers=node.engine.zygotes.pids(),
+            api=cluster.features() if cluster else {},
+            api_pending=cluster.pending() if cluster else 0,
         )
 
     async def list_(request: Any, _: server.Context) -> Any:

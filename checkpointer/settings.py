@@ -54,8 +54,27 @@ class Settings:
     """Where Prometheus finds the metrics, and the kubelet `/readyz` and `/healthz`: `HOST:PORT`, `:PORT` for all
     addresses; empty for nowhere."""
 
+    node_name: str = ""
+    """Name of the node in Kubernetes; without it that of the environment's NODE_NAME."""
+
+    status_labels: bool = False
+    """Label pods with what their containers are: `status.zeropod.ctrox.dev/CONTAINER: RUNNING` or `SCALED_DOWN`."""
+
+    status_events: bool = False
+    """Tell of sleeps, wakes and failures by events of their pods."""
+
+    in_place_scaling: bool = False
+    """Lower the requests of containers that sleep to 1m of CPU and 1Ki of memory, and give them back at the wake."""
+
+    kubeconfig: str = ""
+    """How to reach the Kubernetes API; without it as the service account of the pod that this runs in."""
+
     log_format: str = "text"
     """`text` for people, `json` for programs."""
 
     log_level: str = "info"
     """`debug`, `info`, `warning` or `error`."""
+
+    def kubernetes(self) -> bool:
+        """Whether anything is to be told to the Kubernetes API."""
+        return self.status_labels or self.status_events or self.in_place_scaling

@@ -12,7 +12,7 @@ import json
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +24,27 @@ MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 Exec = Callable[[str, str, str, list[str]], tuple[int | str, str, str]]
 """(namespace, pod, container, command) -> (exit status, or why it was not started; stdout; stderr)."""
+
+
+Trouble = Callable[[Any], bool]
+"""Called with the handler of each request, to answer it badly; False if it has not."""
+
+
+def away(handler: Any) -> bool:
+    """Trouble: nobody answers."""
+    handler.close_connection = True
+    return True
+
+
+def busy(code: int, after: str = "") -> Trouble:
+    """Trouble: every request is answered with this status."""
+
+    def answer(handler: Any) -> bool:
+        status = Refused(code, "Busy", f"it is all too much ({code})").status
+        handler._answer(status, code, {"Retry-After": after} if after else {})
+        return True
+
+    return answer
 
 
 class Refused(Exception):
@@ -48,6 +69,7 @@ class ApiServer:
         self.requests: list[tuple[str, str]] = []
         self.denied: set[tuple[str, str, str]] = set()
         self.answer_exec: Exec = lambda *_: ("no such container", "", "")
+        self.trouble: Trouble = lambda _: False
         self.url = ""
         self.oldest = 0
         """Watches from before this version are answered with 410."""
@@ -55,6 +77,7 @@ class ApiServer:
         self._changes: list[tuple[int, str, str, dict[str, Any]]] = []
         self._version = 0
         self._news = threading.Condition()
+        self._cuts = 0
         self._calls = 0
         self._silent = False
 
@@ -95,6 +118,12 @@ class ApiServer:
             # What they have not heard of they are not to hear on their way out.
             self._changes.clear()
         self.hang_up()
+
+    def cut(self) -> None:
+        """Break off all watches, in the middle of an answer."""
+        with self._news:
+            self._cuts += 1
+            self._news.notify_all()
 
     def deny(self, verb: str, resource: str, namespace: str = "") -> None:
         """Take a right away, in one namespace or (empty) in all."""
@@ -189,9 +218,11 @@ class ApiServer:
         if after < self.oldest:
             yield {"type": "ERROR", "object": Refused(410, "Expired", "too old").status}
             return
-        call = self._calls
+        call, cuts = self._calls, self._cuts
         while True:
             with self._news:
+                if self._cuts != cuts:
+                    raise ConnectionResetError
                 news = [change for change in self._changes if change[0] > after]
                 over = call != self._calls or time.monotonic() > end
                 if self._silent or not (news or over):
@@ -206,9 +237,16 @@ class ApiServer:
                 return
 
     def write(
-        self, method: str, resource: str, namespace: str, name: str, body: Any
+        self,
+        method: str,
+        resource: str,
+        namespace: str,
+        name: str,
+        body: Any,
+        *,
+        by_name: bool = False,
     ) -> dict[str, Any]:
-        """Create, replace, patch (RFC 7386) or delete."""
+        """Create, replace, patch (RFC 7386; `by_name`: lists of named things, too) or delete."""
         if method == "DELETE":
             self.read(resource, namespace, name)
             self.drop(resource, namespace, name)
@@ -225,7 +263,15 @@ class ApiServer:
                 )
             return self.put(resource, body)
         if method == "PATCH":
-            return self.put(resource, _merged(self.read(resource, namespace, name), body))
+            before = self.read(resource, namespace, name)
+            uid = body.get("metadata", {}).get("uid")
+            if uid is not None and uid != before["metadata"].get("uid"):
+                text = (
+                    f"Precondition failed: UID in precondition: {uid}, UID in object meta: other"
+                )
+                raise Refused(409, "Conflict", text)
+            after = _merged(before, body, by_name=by_name)
+            return self.put(resource, after) if after != before else before
         self.read(resource, namespace, name)
         return self.put(resource, body)
 
@@ -254,6 +300,8 @@ class _Handler(BaseHTTPRequestHandler):
         words = url.path.strip("/").split("/")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
+            if self.server_api.trouble(self):
+                return
             self._route(words[2:] if words[0] == "api" else words[3:], query, body)
         except Refused as refused:
             self._answer(refused.status, refused.status["code"])
@@ -286,13 +334,17 @@ class _Handler(BaseHTTPRequestHandler):
             verb = {"POST": "create", "PUT": "update"}.get(self.command, self.command.lower())
             api.check(verb, full, namespace)
             content = json.loads(body) if body else {}
-            self._answer(api.write(self.command, resource, namespace, name, content))
+            by_name = "strategic" in self.headers.get("Content-Type", "")
+            answer = api.write(self.command, resource, namespace, name, content, by_name=by_name)
+            self._answer(answer)
 
-    def _answer(self, value: Any, code: int = 200) -> None:
+    def _answer(self, value: Any, code: int = 200, headers: Mapping[str, str] = {}) -> None:
         data = json.dumps(value).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
+        for header, text in headers.items():
+            self.send_header(header, text)
         self.end_headers()
         self.wfile.write(data)
 
@@ -370,7 +422,10 @@ def _selected(thing: Any, query: dict[str, str]) -> bool:
     return True
 
 
-def _merged(old: Any, new: Any) -> Any:
+def _merged(old: Any, new: Any, *, by_name: bool = False) -> Any:
+    if by_name and isinstance(new, list) and isinstance(old, list):
+        changes = {one["name"]: one for one in new}
+        return [_merged(one, changes.get(one["name"], {}), by_name=True) for one in old]
     if not isinstance(new, dict) or not isinstance(old, dict):
         return new
     merged = dict(old)
@@ -378,5 +433,5 @@ def _merged(old: Any, new: Any) -> Any:
         if value is None:
             merged.pop(key, None)
         else:
-            merged[key] = _merged(merged.get(key), value)
+            merged[key] = _merged(merged.get(key), value, by_name=by_name)
     return merged

@@ -29,7 +29,7 @@ def test_reasons_are_printable_whatever_a_container_calls_its_files():
     life = lifecycle.Life(reason=reason)
     container = Container(RECORD, mock.Mock(), life=life, busy=reason)
     info = explain.info(RECORD, container)
-    text = explain.paragraph(RECORD, container, ())
+    text = explain.paragraph(RECORD, container, explain.Seen())
 
     assert info.reason == info.busy == r"it keeps /tmp/\udcff\x1b[2J open"
     assert r"/tmp/\udcff\x1b[2J" in text
@@ -53,8 +53,8 @@ def test_wishes_and_notes_are_told():
     )
     record = dataclasses.replace(RECORD, policy=policy)
     container = Container(record, mock.Mock(), ports=frozenset([Port("tcp", 80), Port("udp", 81)]))
-    info = explain.info(record, container, {"c"})
-    text = explain.paragraph(record, container, {"c"})
+    info = explain.info(record, container, explain.Seen({"c"}))
+    text = explain.paragraph(record, container, explain.Seen({"c"}))
 
     assert list(info.wishes) == ["min-awake=5m"]
     assert [note.split()[0] for note in info.notes] == ["a", "zeropod.ctrox.dev/ports-map"]
@@ -66,14 +66,14 @@ def test_before_the_first_look_no_port_is_missed():
     """Which ports it listens on is not known yet."""
     record = dataclasses.replace(RECORD, policy=Policy(ports=("tcp/80",)))
 
-    assert not explain.info(record, Container(record, mock.Mock()), {"c"}).notes
+    assert not explain.info(record, Container(record, mock.Mock()), explain.Seen({"c"})).notes
 
 
 def test_an_unmanaged_container_has_its_reason_alone():
     """And the names that may be why it is not named; the policy's own notes would only repeat the reason."""
     policy = Policy(names=("sidecra",), notes=("it never sleeps by itself: because",))
     record = dataclasses.replace(RECORD, policy=policy, reason="because", kind="annotation", pid=0)
-    info = explain.info(record, None, {"c", "sidecar"})
+    info = explain.info(record, None, explain.Seen({"c", "sidecar"}))
 
     assert (info.state, info.kind) == ("UNMANAGED", "annotation")
     assert list(info.notes) == [
@@ -95,8 +95,17 @@ def test_who_was_started_and_does_not_listen_has_a_reason(state, ports, told):
     container = Container(RECORD, mock.Mock(), life=life, ports=frozenset(ports))
     container.unheard = frozenset([Port("tcp", 80)])
     info = explain.info(RECORD, container)
-    text = explain.paragraph(RECORD, container, ())
+    text = explain.paragraph(RECORD, container, explain.Seen())
 
     assert (info.kind == "start-silent") is told
     assert ("has not listened on tcp/80" in info.reason) is told
     assert ("has not listened on tcp/80" in text) is told
+
+
+def test_what_others_know_is_told():
+    """Such as why its requests in Kubernetes are as they are."""
+    text = explain.paragraph(
+        RECORD, Container(RECORD, mock.Mock()), explain.Seen((), "it is late")
+    )
+
+    assert text.endswith("Note: it is late.")
