@@ -20,6 +20,7 @@ from dev.lib import (
     kernels,
     machine,
     process,
+    renderers,
     report,
     runs,
     sandbox,
@@ -123,14 +124,21 @@ class Suites:
 
     def unit(self) -> List[Result]:
         """Everything pure, without privileges."""
-        return [self._pytest_inside("unit", ["tests/unit"], through=UNPRIVILEGED)]
+        more = renderers.layer(self.environment.cache)
+        return [self._pytest_inside("unit", ["tests/unit"], through=UNPRIVILEGED, more=more)]
 
-    def _pytest_inside(self, name: str, paths: List[str], through: Sequence[str] = ()) -> Result:
+    def _pytest_inside(
+        self,
+        name: str,
+        paths: List[str],
+        through: Sequence[str] = (),
+        more: Optional[Path] = None,
+    ) -> Result:
         folder = Path(tempfile.mkdtemp(prefix="zeropod-test-"))
         try:
             folder.chmod(0o777)
             words = [*through, *self._pytest(paths, "/out/junit.xml")]
-            status = self._inside(words, binds={"/out": folder})
+            status = self._inside(words, binds={"/out": folder}, more=more)
             return report.read(name, folder / "junit.xml", status)
         finally:
             shutil.rmtree(folder)
@@ -144,10 +152,13 @@ class Suites:
                 "faulthandler_timeout=240", "-p", "no:cacheprovider", "-q", "--junitxml=" + junit, *options,
                 *rest, *(chosen or paths)]  # fmt: skip
 
-    def _inside(self, words: Sequence[str], binds: Mapping[str, Path]) -> int:
+    def _inside(
+        self, words: Sequence[str], binds: Mapping[str, Path], more: Optional[Path] = None
+    ) -> int:
+        layers = [more, *self.environment.layers] if more else self.environment.layers
         env = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "/src", "PATH": BIN + ":" + sandbox.PATH,
                "HOME": "/tmp"}  # fmt: skip
-        return process.call(sandbox.command(self.environment.layers, words, binds=binds,
+        return process.call(sandbox.command(layers, words, binds=binds,
                                             readonly={"/src": host.REPOSITORY}, env=env, cwd="/src"))  # fmt: skip
 
     # --- in nodes ------------------------------------------------------------

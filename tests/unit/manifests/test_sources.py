@@ -37,7 +37,7 @@ def test_flags(container):
 
 
 def test_image_is_named_once():
-    """All containers have one image, whose name is in one file for kustomize."""
+    """All containers have one image, whose name is in one file for kustomize and one of the chart."""
     named = [
         path
         for path in MANIFESTS.rglob("*")
@@ -46,19 +46,20 @@ def test_image_is_named_once():
 
     assert {one["image"] for one in containers()} == {"zeropod"}
     assert sorted(str(path.relative_to(MANIFESTS)) for path in named) == [
-        "components/dev-image/kustomization.yaml", "components/image/kustomization.yaml",
+        "components/dev-image/kustomization.yaml", "components/image/kustomization.yaml", "helm/zeropod/values.yaml",
     ]  # fmt: skip
 
 
 def test_image_has_our_version():
-    """The base runs the version that it is of."""
+    """Base and chart run the version that they are of."""
     project = (MANIFESTS.parent / "pyproject.toml").read_text()
     version = re.search(r'^version = "(.+)"', project, re.MULTILINE)[1]
     (image,) = yaml.safe_load((MANIFESTS / "components/image/kustomization.yaml").read_text())[
         "images"
     ]
+    chart = yaml.safe_load((MANIFESTS / "helm/zeropod/Chart.yaml").read_text())
 
-    assert image["newTag"] == version
+    assert (image["newTag"], chart["appVersion"], chart["version"]) == (version, version, version)
 
 
 def test_mounts_have_volumes():
