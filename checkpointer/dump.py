@@ -303,7 +303,9 @@ class _Dump:
             worker.wait(_CRIU_END)
         self._tracers.wait()
         if self._staged.image is not None and rescue.survey(self._pids) is not rescue.Survey.ALL:
-            _log.warning("dump.finish container=%s: %s", self._target.container_id, error)
+            _log.warning(
+                "dump.finish", extra={"id": self._target.container_id, "reason": str(error)}
+            )
             self._finish()
             return
         if self._staged.image is not None:
@@ -338,7 +340,9 @@ class _Dump:
         except SupervisorError as worse:
             message = f"{reason}; and the application was lost: {worse.reason}"
             return DumpError(message, lines, kept, outcome=Outcome.LOST)
-        _log.info("dump.resumed container=%s: %s", self._target.container_id, rescued.report)
+        _log.info(
+            "dump.resumed", extra={"id": self._target.container_id, "report": rescued.report}
+        )
         if isinstance(error, (CheckpointerError, OSError)):
             return DumpError(reason, lines, kept, kind=kind_of(error, lines), refused=refused)
         return error  # a mistake of the caller's callback

@@ -53,7 +53,7 @@ def _found(proc: Path) -> Iterator[tuple[Path, int]]:
             if group is not None and cgroups.mount_of(group) != group:
                 yield group, int(entry.name)
             else:
-                log.debug("kubelet.no_cgroup pid=%s", entry.name)
+                log.debug("kubelet.no_cgroup", extra={"pid": entry.name})
 
 
 def _is_kubelet(process: Path) -> bool:

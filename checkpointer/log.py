@@ -8,7 +8,7 @@ import contextvars
 import json
 import logging
 import sys
-import time
+from datetime import UTC, datetime
 from typing import Any
 
 bound: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar("bound")
@@ -27,9 +27,9 @@ class Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line; a traceback follows on lines of its own."""
-        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         pairs = "".join(f" {key}={_plain(value)}" for key, value in fields(record).items())
-        line = f"{clock}.{int(record.msecs):03} {record.levelname.lower()} {record.getMessage()}{pairs}"
+        clock = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
+        line = f"{clock} {record.levelname.lower()} {record.getMessage()}{pairs}"
         return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
 
 
@@ -37,9 +37,9 @@ class Json(logging.Formatter):
     """One object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Time in seconds since the epoch, level, event, then the fields."""
+        """Time (RFC 3339), level, event, then the fields."""
         line: dict[str, Any] = {
-            "time": round(record.created, 3),
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
             **fields(record),

@@ -82,5 +82,5 @@ def _failed(
     if not rescued.healthy:
         reason = f"{error}; and the application was lost: {rescued.report}"
         return DumpError(reason, lines, kept, outcome=Outcome.LOST)
-    _log.info("predump.failed container=%s: %s", target.container_id, error)
+    _log.info("predump.failed", extra={"id": target.container_id, "reason": str(error)})
     return DumpError(str(error) or repr(error), lines, kept)

@@ -102,7 +102,7 @@ def restore(
             if not error.retry or error.kind not in {Kind.PAGE_DAEMON, Kind.DISK_FULL}:
                 raise
             # A page daemon needs files of its own, and memory; without one it takes longer, that is all.
-            _log.warning("restore.eager container=%s: %s", target.container_id, error)
+            _log.warning("restore.eager", extra={"id": target.container_id, "reason": str(error)})
     return _Restore(zygotes, target, image, deadline, admit, running).run(lazy=False)
 
 
@@ -217,7 +217,10 @@ class _Restore:
             self._end_criu(worker)
             if not self._complete():
                 raise
-            _log.warning("restore.adopt container=%s: criu ended early", self._target.container_id)
+            _log.warning(
+                "restore.adopted",
+                extra={"id": self._target.container_id, "reason": "criu ended early"},
+            )
         self._let_in()
         if not worker.wait(_CRIU_END):
             worker.kill()  # it has done all that it was there for

@@ -214,7 +214,10 @@ class Zygotes:
             raise
         note = {"pid": pid, "started": processes.start_time(pid)}
         self._path(kind, "json").write_text(json.dumps(note))
-        _log.info("zygote.start kind=%s pid=%d criu=%s", kind.value, pid, self.bundle.version)
+        _log.info(
+            "zygote.started",
+            extra={"kind": kind.value, "pid": pid, "criu": self.bundle.version},
+        )
         return zygote
 
     def _spawn(self, kind: Kind, listener: int, kdat: Path) -> int:
@@ -241,7 +244,13 @@ class Zygotes:
         try:
             Path(f"/proc/{pid}/oom_score_adj").write_text("-1000")
         except PermissionError:  # without CAP_SYS_RESOURCE
-            _log.warning("zygote.oom kind=%s: cannot be protected from the OOM killer", kind.value)
+            _log.warning(
+                "zygote.not_protected",
+                extra={
+                    "kind": kind.value,
+                    "reason": "lowering oom_score_adj needs CAP_SYS_RESOURCE",
+                },
+            )
         return pid
 
     def _kdat(self) -> Path:

@@ -401,4 +401,7 @@ def _load(root: Path) -> None:
     if result.returncode:
         message = f"loader exited with {result.returncode}: {result.stderr.strip()[-2000:]}"
         raise LoadError(message)
-    log.info("datapath.loaded root=%s ms=%d", root, (time.monotonic() - started) * 1e3)
+    log.info(
+        "datapath.loaded",
+        extra={"root": str(root), "ms": round((time.monotonic() - started) * 1e3)},
+    )

@@ -297,7 +297,7 @@ class Hold:
             scope = self._mode & maps.MODE_SCOPE
             if scope and not self._drain(scope | maps.MODE_DRAIN):
                 log.warning(
-                    "replay.overtaken container=%s queued=%d", self.container_id, self.queued
+                    "replay.overtaken", extra={"id": self.container_id, "queued": self.queued}
                 )
             self._drain(maps.MODE_OFF)  # a frame may have been on its way to the TAP
             self._state.end_everything(self.number)

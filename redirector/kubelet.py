@@ -58,4 +58,4 @@ class Ear:
             fresh.rename(pin)
         finally:
             os.close(link)
-        log.info("kubelet.heard cgroup=%s", cgroup)
+        log.info("kubelet.heard", extra={"cgroup": str(cgroup)})
