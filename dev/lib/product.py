@@ -33,16 +33,7 @@ LIBRARIES = ["libbcc.so.0", "libbcc_bpf.so.0", "libdl.so.2", "libm.so.6", "libpt
              "librt.so.1", "libutil.so.1"]  # fmt: skip
 
 #: Of Python's library: what nobody imports who has neither terminal nor compiler.
-UNUSED = (
-    "ensurepip",
-    "idlelib",
-    "lib2to3",
-    "pydoc_data",
-    "curses",
-    "dbm",
-    "turtle.py",
-    "_pyrepl",
-)
+UNUSED = ("ensurepip", "idlelib", "lib2to3", "pydoc_data", "curses", "dbm", "turtle.py")
 UNUSED_MODULE = re.compile(r"_test|_ctypes_test|_xxtest|xx|_curses|_dbm|_gdbm|readline")
 
 DIST_PACKAGES = "usr/lib/python3/dist-packages"

@@ -36,6 +36,17 @@ def files(tree: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
+#: Imports every module of every package of ours, and what is imported late.
+IMPORT_ALL = """
+import importlib, importlib.metadata, pkgutil
+import bcc
+from pycriu import rpc_pb2
+for name in importlib.metadata.distribution("zeropod").read_text("top_level.txt").split():
+    for found in pkgutil.walk_packages(importlib.import_module(name).__path__, name + "."):
+        importlib.import_module(found.name)
+"""
+
+
 class ImageTest(unittest.TestCase):
     def setUp(self) -> None:
         scratch = tempfile.TemporaryDirectory(prefix="zeropod-test-", dir="/var/tmp")
@@ -43,12 +54,25 @@ class ImageTest(unittest.TestCase):
         self.scratch = Path(scratch.name)
         self.environment = ensure()
 
-    def test_two_builds_are_one(self) -> None:
-        """dev/image and the stage of Containerfile, without a privilege, make the same files."""
-        expected = self.scratch / "archive"
+    def unpacked(self) -> Path:
+        """What dev/image builds."""
+        tree = self.scratch / "archive"
         for _, layer in archive.layers(self.environment, self.scratch).all():
             with tarfile.open(layer) as tar:
-                tar.extractall(expected, filter="fully_trusted")
+                tar.extractall(tree, filter="fully_trusted")
+        return tree
+
+    def test_everything_can_be_imported(self) -> None:
+        """Nothing was left out that our modules, or those that they use, import."""
+        tree = self.unpacked()
+
+        process.run(["chroot", tree, "/usr/bin/python3", "-c", IMPORT_ALL])
+        for name in ("zeropod", "zeropod-checkpointer", "zeropod-installer", "zeropod-nri-plugin"):
+            process.run(["chroot", tree, "/usr/local/bin/" + name, "--help"])
+
+    def test_two_builds_are_one(self) -> None:
+        """dev/image and the stage of Containerfile, without a privilege, make the same files."""
+        expected = self.unpacked()
 
         env, shown = host.index_access()
         criu = self.environment.criu / bundle.WHERE
