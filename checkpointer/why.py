@@ -109,7 +109,11 @@ def explain(facts: Facts) -> str:
 def annotated(text: str, wishes: Sequence[str], notes: Sequence[str]) -> str:
     """A paragraph with what its owner asks for, and what the owner should know of it."""
     asked = f" Its annotations: {', '.join(wishes)}." if wishes else ""
-    return text + asked + "".join(f" Note: {note}." for note in notes)
+    return (
+        text
+        + asked
+        + "".join(f" Note: {note}{'' if note.endswith('?') else '.'}" for note in notes)
+    )
 
 
 def _dry(facts: Facts) -> str:
@@ -121,7 +125,7 @@ def _dry(facts: Facts) -> str:
     else:
         now = _awake(facts)
     wakes = ", ".join(f"{cause} {count}" for cause, count in sorted(facts.dozes.wakes.items()))
-    return f"{now} So far it would have slept {facts.dozes.sleeps} times and been woken: {wakes or 'never'}."
+    return f"{now} So far it would have slept {_times(facts.dozes.sleeps)} and been woken: {wakes or 'never'}."
 
 
 def _awake(facts: Facts) -> str:
@@ -172,6 +176,10 @@ def _span(seconds: float) -> str:
     if whole < 7200:
         return f"{whole // 60} min"
     return f"{whole // 3600} h"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _size(count: int) -> str:

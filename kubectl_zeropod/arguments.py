@@ -12,12 +12,16 @@ _DEFAULTS = {
     "namespace": None,
     "all_namespaces": False,
     "selector": "",
+    "all": False,
     "container": "",
     "output": "",
     "kubeconfig": None,
     "context": None,
     "no_headers": False,
 }
+
+_TARGETED = {"why", "sleep", "wake"}
+"""Commands that do not take silence for all."""
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -31,8 +35,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("a pod is named in one namespace: -n NAMESPACE POD, or -A without a pod")
     if args.pods and args.selector:
         parser.error("name pods, or select them with -l")
-    if args.command in {"why", "sleep", "wake"} and not (args.pods or args.selector):
-        parser.error(f"{args.command}: name a pod, or select some with -l")
+    if args.all and (args.pods or args.selector):
+        parser.error("--all and names or -l exclude each other")
+    if args.command in _TARGETED and not (args.pods or args.selector or args.all):
+        parser.error(f"{args.command}: name a pod, select some with -l, or take --all")
     return args
 
 
@@ -40,6 +46,7 @@ def make() -> argparse.ArgumentParser:
     """The parser."""
     parser = argparse.ArgumentParser(
         PROGRAM,
+        allow_abbrev=False,  # --all is not --all-namespaces
         description="Containers that sleep and wake, across a cluster.",
         epilog="Exit codes: 0 done, 1 not possible, 2 usage, 3 no such pod or container, 4 no daemon on its node, "
         "5 not allowed.",
@@ -58,15 +65,27 @@ def make() -> argparse.ArgumentParser:
         ("watch", "print states as they change, until interrupted", ("wide", "json", "name")),
     ):
         command = commands.add_parser(
-            name, help=text, description=text.capitalize() + ".", parents=[_connection(), _scope()]
+            name,
+            help=text,
+            description=text.capitalize() + ".",
+            parents=[_connection(), _scope()],
+            allow_abbrev=False,
         )
         _output(command, forms)
+        if name in _TARGETED:
+            command.add_argument(
+                "--all",
+                action="store_true",
+                default=argparse.SUPPRESS,
+                help="all pods that ask for zeropod, in the namespace or with -A",
+            )
         command.add_argument("pods", nargs="*", metavar="POD", help="names of pods, or pod/NAME")
     doctor = commands.add_parser(
         "doctor",
         help="look for what is wrong with zeropod in this cluster",
         description="Look for what is wrong with zeropod in this cluster, and say what to do.",
         parents=[_connection()],
+        allow_abbrev=False,
     )
     _output(doctor, ("json", "yaml"))
     return parser

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from kubectl_zeropod import errors, printing, sleepers
@@ -24,6 +25,9 @@ SAID = 64
 
 _WAKING = 120.0
 """Seconds that an exec may have to wait for the wake."""
+
+_AT_ONCE = 8
+"""Pods at a time."""
 
 
 class Commands:
@@ -66,33 +70,36 @@ class Commands:
 
     def why(self) -> int:
         """One paragraph a container, of the daemon of its node."""
-        answer: list[Any] = []
-        try:
-            for pod in self._targets():
-                answer += self._ask(pod, "why")
-        except errors.DeniedError:
-            if not self._args.output:
-                self._surmise()
-            raise
+
+        def ask(pod: Object) -> Any:
+            try:
+                return self._ask(pod, "why")
+            except errors.DeniedError:
+                if not self._args.output:
+                    self._surmise(pod)
+                raise
+
+        answer, code = self._each(ask)
         if self._args.output:
             print(printing.dump(answer, self._args.output))
-        else:
+        elif answer:
             print("\n\n".join(printing.clean(one["text"]) for one in answer))
-        return errors.DONE
+        return code
 
     def sleep(self) -> int:
         """Put to sleep; waits for it."""
-        return self._moved([info for pod in self._targets() for info in self._ask(pod, "sleep")])
+        return self._moved(lambda pod: self._ask(pod, "sleep"))
 
     def wake(self) -> int:
         """Wake; waits for it."""
-        moved: list[Any] = []
-        for pod in self._targets():
+
+        def wake(pod: Object) -> Any:
             try:
-                moved += self._ask(pod, "wake")
+                return self._ask(pod, "wake")
             except errors.DeniedError as denied:
-                moved += self._knock(pod, denied)
-        return self._moved(moved)
+                return self._knock(pod, denied)
+
+        return self._moved(wake)
 
     def watch(self) -> int:
         """States as they are and as they change, until interrupted."""
@@ -145,12 +152,40 @@ class Commands:
         pods = self._pods()
         if not self._args.pods:
             pods = [pod for pod in pods if sleepers.asks(pod)]
-        if not pods:
+        if not (pods or self._args.all):
             raise errors.NotFoundError(
                 f"no pod with labels {self._args.selector} asks for zeropod in "
                 f"{'namespace ' + self._namespace if self._namespace else 'any namespace'}"
             )
         return pods
+
+    def _each(self, work: Callable[[Object], Any]) -> tuple[Sequence[Any], int]:
+        """Do it for each target, several at once, all of them though some fail.
+
+        Returns:
+            What was answered, in the order of the pods; the exit code of the first that failed.
+        """
+
+        def one(pod: Object) -> Any:
+            try:
+                return work(pod)
+            except errors.PluginError as error:
+                return error
+
+        targets = self._targets()
+        self._nodes.look(targets)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            results = list(pool.map(one, targets))
+        failures = [result for result in results if isinstance(result, errors.PluginError)]
+        for text in dict.fromkeys(str(failure) for failure in failures):
+            _note(f"error: {text}")
+        answers = [
+            one
+            for result in results
+            if not isinstance(result, errors.PluginError)
+            for one in result
+        ]
+        return answers, failures[0].code if failures else errors.DONE
 
     def _chosen(self, pod: Object) -> Sequence[Sleeper]:
         container = self._args.container
@@ -203,20 +238,18 @@ class Commands:
             raise denied
         return answer
 
-    def _surmise(self) -> None:
+    def _surmise(self, pod: Object) -> None:
         """What the API tells those who may not ask the daemon."""
         told = self._told()
         now = dt.datetime.now(dt.UTC)
-        for pod in self._targets():
-            for one in self._chosen(pod):
-                last = told.get(one.title)
-                said = (
-                    f" Zeropod's last event, {sleepers.age(last.time, now)} ago: {last.reason}, {last.message}."
-                    if last
-                    else ""
-                )
-                state = one.state or "without a status label"
-                print(printing.clean(f"{one.title} is {state}.{said}"))
+        for one in self._chosen(pod):
+            last = told.get(one.title)
+            said = ""
+            if last:
+                ago = sleepers.age(last.time, now)
+                said = f" Zeropod's last event, {ago} ago: {last.reason}, {last.message}."
+            state = one.state or "without a status label"
+            print(printing.clean(f"{one.title} is {state}.{said}"))
 
     # --- output ---
 
@@ -251,9 +284,10 @@ class Commands:
         text = printing.table(header, rows)
         print(text.partition("\n")[2] if self._args.no_headers else text)
 
-    def _moved(self, infos: Sequence[Any]) -> int:
+    def _moved(self, work: Callable[[Object], Any]) -> int:
+        infos, code = self._each(work)
         if self._args.output == "name":
-            print(printing.names([info["pod"] for info in infos]))
+            print(printing.names([info["pod"] for info in infos]), end="\n" if infos else "")
         elif self._args.output:
             print(printing.dump(infos, self._args.output))
         else:
@@ -262,7 +296,7 @@ class Commands:
                 how = f" ({took:.1f} ms)" if took else ""
                 title = f"{info['namespace']}/{info['pod']}/{info['container']}"
                 print(f"{title} {info['state']}{how}")
-        return errors.DONE
+        return code
 
     def _printer(self, seen: Sequence[Sleeper]) -> Callable[[Sleeper], None]:
         """Print what was there, and return what prints a line below it."""

@@ -1,5 +1,6 @@
 """The daemons of a cluster, asked through `zeropod -o json` in their own pods."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -42,6 +43,12 @@ class Nodes:
             self._by_node = {pod.get("spec", {}).get("nodeName", ""): pod for pod in found}
             self._by_node.pop("", None)
         return self._by_node
+
+    def look(self, targets: Sequence[Object]) -> None:
+        """Look the pods up before several threads ask; a refusal is told to each that asks."""
+        if targets:
+            with contextlib.suppress(errors.DeniedError):
+                self.pods()
 
     def ask(self, node: str, ask: Ask) -> Any:
         """What the daemon of a node answers, from its JSON.

@@ -58,6 +58,16 @@ def test_relative_links_lead_somewhere(document: str) -> None:
     assert broken == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_named_files_are_there(document: str) -> None:
+    """What a document calls by a path of the repository, in code and commands too."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    named = re.findall(
+        r"(?<![\w/.:-])((?:manifests|docs|tests|dev|bench|bpf|supervisor)/[\w./-]*\w)", text
+    )
+    assert sorted({one for one in named if not (ROOT / one).exists()}) == []
+
+
 def test_there_are_documents() -> None:
     """The patterns above still find them."""
     assert {"README.md", "docs/architecture.md"} <= set(DOCUMENTS)

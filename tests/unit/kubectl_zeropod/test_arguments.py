@@ -17,6 +17,8 @@ from kubectl_zeropod import arguments
         ["list", "-A", "web"],
         ["why"],
         ["sleep", "web", "-l", "app=web"],
+        ["sleep", "web", "--all"],
+        ["list", "--all"],
         ["wake", "deployment/web"],
         ["wake", "default/web"],
         ["doctor", "-o", "name"],

@@ -359,6 +359,39 @@ def test_who_may_not_exec_at_all_is_told_both_ways(api, run):
     assert "zeropod-system" in err
 
 
+def test_one_that_cannot_be_woken_does_not_keep_others_asleep(api, run):
+    """All are tried; each cause is told once, and the exit code is that of the first."""
+    for number in range(20):
+        node = "node-1" if number % 2 else "node-9"
+        api.put("pods", sleeper(f"web-{number:02}", "SCALED_DOWN", node=node))
+    api.put("pods", sleeper("db", "SCALED_DOWN", namespace="other"))
+    api.answer_exec = lambda _, __, ___, command: (
+        0,
+        json.dumps(
+            [
+                dict(
+                    zip(("namespace", "pod"), command[2].split("/"), strict=True),
+                    container="app",
+                    state="RUNNING",
+                )
+            ]
+        ),
+        "",
+    )
+
+    code, out, err = run("wake", "--all")
+
+    assert code == 4
+    assert len(lines(out)) == 10
+    assert err.count("node-9 has no pod of zeropod") == 1
+    assert "other/db/app RUNNING" in run("wake", "--all", "-A")[1]
+
+
+def test_all_of_nothing_is_done(run):
+    """A script that wakes all before an uninstallation does not fail where nobody sleeps."""
+    assert run("wake", "--all", "-A") == (0, "", "")
+
+
 # --- watch ---
 
 
