@@ -211,14 +211,21 @@ class ApiServer:
             "items": found[begin : begin + limit],
         }
 
-    def changes(self, resource: str, namespace: str, query: dict[str, str]) -> Iterator[Any]:
+    def era(self) -> tuple[int, int]:
+        """How often watches were ended, and cut."""
+        with self._news:
+            return self._calls, self._cuts
+
+    def changes(
+        self, resource: str, namespace: str, query: dict[str, str], era: tuple[int, int]
+    ) -> Iterator[Any]:
         """Events of a watch, until its time is up."""
         after = int(query.get("resourceVersion") or self._version)
         end = time.monotonic() + float(query.get("timeoutSeconds", 3600))
         if after < self.oldest:
             yield {"type": "ERROR", "object": Refused(410, "Expired", "too old").status}
             return
-        call, cuts = self._calls, self._cuts
+        call, cuts = era
         while True:
             with self._news:
                 if self._cuts != cuts:
@@ -294,6 +301,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: tests look at `requests`."""
 
     def _serve(self) -> None:
+        # Before it is seen in `requests`: who waits for a watch may end it at once.
+        self.era = self.server_api.era()
         self.server_api.requests.append((self.command, self.path))
         url = urlsplit(self.path)
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
@@ -326,7 +335,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(api.read(resource, namespace, name))
         elif self.command == "GET" and query.get("watch", "").lower() == "true":
             api.check("watch", full, namespace)
-            self._watch(api.changes(resource, namespace, query))
+            self._watch(api.changes(resource, namespace, query, self.era))
         elif self.command == "GET":
             api.check("list", full, namespace)
             self._answer(api.list(resource, namespace, query))
