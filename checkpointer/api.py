@@ -102,6 +102,7 @@ m = messages.schema(
             (36, "uid", "string"),  # of the pod
         ],
         "Query": [(1, "namespace", "string"), (2, "pod", "string"), (3, "container", "string")],
+        "RetireRequest": [(1, "timeout", "double")],  # seconds
         "Infos": [(1, "containers", "repeated Info")],
         "Explanation": [(1, "info", "Info"), (2, "text", "string")],
         "Explanations": [(1, "explanations", "repeated Explanation")],

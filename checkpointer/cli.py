@@ -73,6 +73,20 @@ class Cli:
         """Wake containers; waits for it."""
         return self._moved("Wake", args)
 
+    def retire(self, args: argparse.Namespace) -> int:
+        """Wake everything and let nothing sleep any more, before an uninstallation."""
+        request = api.m.RetireRequest(timeout=args.timeout)
+        infos = self._call("Retire", request, api.m.Infos, timeout=args.timeout + SLOW).containers
+        left = [info for info in infos if info.state not in {"RUNNING", "GONE"}]
+        if self._json:
+            self._dump([_plain(info) for info in infos])
+        else:
+            for info in left:
+                why = f": {info.reason}" if info.reason else ""
+                print(f"{info.namespace}/{info.pod}/{info.container} is {info.state}{why}")
+            print(f"{len(infos) - len(left)} of {len(infos)} containers are awake and stay so")
+        return FAILED if left else DONE
+
     def watch(self, args: argparse.Namespace) -> int:
         """Print transitions as they happen, until interrupted."""
         after = self._call("Watch", api.m.WatchRequest(after=2**63), api.m.WatchResponse).last
@@ -157,6 +171,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "pod", nargs=needs, type=_reference, metavar=what, help=f"e.g. default/redis ({what})"
         )
+    retire = commands.add_parser(
+        "retire", help="wake all for good, before an uninstallation", parents=[common]
+    )
+    retire.add_argument("--timeout", type=float, default=120.0, help="seconds (default: 120)")
     return parser
 
 

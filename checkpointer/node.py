@@ -23,6 +23,7 @@ from checkpointer import (
     metrics,
     processes,
     queries,
+    retirement,
     supervisor,
     view,
 )
@@ -74,6 +75,7 @@ class Node:
         self.remark: Callable[[containers.Record], str] = lambda _: ""
         self._tasks: set[asyncio.Task[None]] = set()
         self.swept = False  # set once the plugin has said who there is
+        self._retired = False
         self._farewell = Farewell(engine.datapath, self._pool)
 
     # --- taking over -------------------------------------------------------------------------------------------------
@@ -200,6 +202,8 @@ class Node:
         self._take_over(record)
 
     def _take_over(self, record: containers.Record) -> None:
+        if self._retired:
+            return  # nobody would wake it
         if record.pid and record.id not in self._actors and record.id not in self._adopting:
             task = self._loop.create_task(self._adopt(record), name=f"adopt {record.title}")
             self._adopting[record.id] = task
@@ -293,6 +297,42 @@ class Node:
         task = self._loop.create_task(job)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def retire(self, timeout: float) -> list[Any]:
+        """Wake all, put nothing to sleep any more, and take what is ours off the pods in which everything is awake.
+
+        Returns:
+            Info of each container. What is not RUNNING did not wake in time and is as it was: asked again, it is tried
+            again.
+        """
+        self._retired = True
+        while self._adopting:
+            await asyncio.wait(list(self._adopting.values()))
+        actors = list(self._actors.values())
+        left = {
+            actor.container.record.sandbox_id for actor in await retirement.wake(actors, timeout)
+        }
+        infos = [self._info(actor.container.record) for actor in actors]
+        leaving = [actor for actor in actors if actor.container.record.sandbox_id not in left]
+        await asyncio.gather(*(self._dismiss(actor) for actor in leaving))
+        for sandbox_id in set(self.engine.datapath.sandboxes()) - left:
+            self._farewell.forget(sandbox_id)
+        await self._farewell.all_over()
+        return infos
+
+    async def _dismiss(self, actor: Actor) -> None:
+        """Have nothing to do with a container any more, which runs on."""
+        record = actor.container.record
+        await actor.close()
+        if self._actors.pop(record.id, None) is None:
+            return  # it has ended meanwhile
+        pidfd = self._pidfds.pop(record.id, None)
+        if pidfd is not None:
+            self._loop.remove_reader(pidfd)
+            os.close(pidfd)
+        self.engine.execs.forget(record.pid)
+        known = dataclasses.replace(record, reason=retirement.REASON, kind="uninstalled")
+        self._known[record.id] = known
 
     def wanted(self, container_id: str, cause: str) -> bool:
         """Somebody waits at a door of a container; from any thread. False if it is nobody we know."""

@@ -57,6 +57,9 @@ def services(node: Node, cluster: Cluster | None = None) -> server.Services:
     async def wake(request: Any, _: server.Context) -> Any:
         return api.m.Infos(containers=await node.move(request, sleep=False, timeout=MOVE))
 
+    async def retire(request: Any, _: server.Context) -> Any:
+        return api.m.Infos(containers=await node.retire(request.timeout))
+
     async def watch(request: Any, _: server.Context) -> Any:
         transitions, last = await node.history.after(request.after)
         return api.m.WatchResponse(transitions=transitions, last=last)
@@ -69,6 +72,7 @@ def services(node: Node, cluster: Cluster | None = None) -> server.Services:
         ("Why", api.m.Query, why),
         ("Sleep", api.m.Query, sleep),
         ("Wake", api.m.Query, wake),
+        ("Retire", api.m.RetireRequest, retire),
         ("Watch", api.m.WatchRequest, watch),
     ):
         offered.add(api.SERVICE, name, request, handler)

@@ -1,7 +1,7 @@
 """`python3 -m installer`: prepare a node, look whether it can be, or take everything away again.
 
-Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 3 this node cannot run zeropod as it is. The last line says
-what is wrong and what to do.
+Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 3 this node cannot run zeropod as it is; 4 containers sleep here
+and would be lost. The last line says what is wrong and what to do.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from installer import checks, containerd, layouts, payload, sleepers
-from installer.cluster import CONDITION, Cluster, ClusterError
+from installer import checks, containerd, layouts, payload, remains, sleepers
+from installer.cluster import CONDITION, TAINT, Cluster, ClusterError
 from installer.containerd import Change, Found
-from installer.errors import InstallError, UnfitError
+from installer.departure import Departure
+from installer.errors import AsleepError, InstallError, UnfitError
 from installer.host import Host
 from installer.journal import Journal
 from installer.layouts import Layout
@@ -24,13 +25,17 @@ from installer.runtime import Runtime
 
 PAYLOAD = Path("/opt/zeropod")
 TIMEOUT = 60.0
+WAIT = 120.0
 AGAIN = 30.0
 """Seconds to ask an API server again that does not answer, after a restart."""
 
 MESSAGE = Path("/dev/termination-log")
 """What Kubernetes shows of a container that has ended, in `kubectl describe pod`; not there outside of one."""
 
-DONE, FAILED, _USAGE, UNFIT = range(4)
+DONE, FAILED, _USAGE, UNFIT, ASLEEP = range(5)
+
+
+CODES = {UnfitError: UNFIT, AsleepError: ASLEEP}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(text, file=sys.stderr)
         if MESSAGE.exists():
             MESSAGE.write_text(text + "\n", encoding="utf-8")
-        return UNFIT if isinstance(error, UnfitError) else FAILED
+        return CODES.get(type(error), FAILED)
 
 
 def install(host: Host, chosen: argparse.Namespace) -> int:
@@ -113,25 +118,46 @@ def _tell(*, ready: bool, reason: str, message: str, patience: float = 0.0) -> N
 
 
 def uninstall(host: Host, chosen: argparse.Namespace) -> int:
-    """Take configuration and files away; running containers run on. Wake what sleeps before."""
-    done = []
+    """Wake what sleeps, then take everything away; running containers run on."""
+    if chosen.plan:
+        return _plan_uninstall(host)
+    cluster = Cluster.of(os.environ, role="zeropod-uninstall")
     with host.locked(chosen.opt):
-        journal = Journal(host, chosen.opt)
-        for layout, changes in _everywhere(host):
-            if chosen.plan:
-                _plan(layout, changes)
-                continue
-            runtime = Runtime(host, layout, journal, chosen.restart, chosen.timeout)
-            done += runtime.uninstall(changes)
-            host.remove(layout.config + containerd.BACKUP)
-        if chosen.plan:
-            return DONE
-        done += payload.remove(host, chosen.opt)
-        directories = journal.directories
-        journal.close()
+        Departure(host, cluster, chosen.wait, chosen.force).go()
+        done = _uninstall(host, chosen)
+    if cluster is not None:
+        try:
+            cluster.clear()
+        except ClusterError as error:
+            print(
+                f"the node's condition {CONDITION} and taint {TAINT} may still be there: {error}"
+            )
+    return _done(done)
+
+
+def _uninstall(host: Host, chosen: argparse.Namespace) -> list[str]:
+    journal = Journal(host, chosen.opt)
+    done = []
+    for layout, changes in _everywhere(host):
+        runtime = Runtime(host, layout, journal, chosen.restart, chosen.timeout)
+        done += runtime.uninstall(changes)
+        for one in layouts.variants(layout):
+            host.remove(one.config + containerd.BACKUP)
+    done += payload.remove(host, chosen.opt)
+    done += remains.remove(host, journal.mounts)
+    directories = [*journal.directories, chosen.opt]
+    journal.close()
     for path in reversed(directories):
         host.remove_directory(path)
-    return _done(done)
+    return done
+
+
+def _plan_uninstall(host: Host) -> int:
+    if asleep := sleepers.find(host):
+        print(f"first: wake {sleepers.shown(asleep)}")
+    for layout, changes in _everywhere(host):
+        _plan(layout, changes)
+    return DONE
 
 
 def check(host: Host, chosen: argparse.Namespace) -> int:
@@ -233,6 +259,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         )
         if act is not check:
             one.add_argument("--plan", action="store_true", help="print what would be done")
+        if act is uninstall:
+            one.add_argument(
+                "--wait", type=float, default=WAIT, metavar="SECONDS",
+                help="for containers to wake, and for the daemon to go",
+            )  # fmt: skip
+            one.add_argument(
+                "--force", action="store_true", help="lose what cannot be woken, and start it anew"
+            )
     return parser.parse_args(argv)
 
 

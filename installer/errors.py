@@ -17,3 +17,7 @@ class InstallError(Exception):
 
 class UnfitError(InstallError):
     """A check has failed without which nothing works."""
+
+
+class AsleepError(InstallError):
+    """Containers sleep here, and their memory would be lost."""

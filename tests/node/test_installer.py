@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import signal
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
+from node import sleepers
 from node.conftest import BUNDLE, plugin_serves
 
 from dev import cri
@@ -145,7 +148,11 @@ def serves(runtime: cri.Runtime) -> None:
 
 @pytest.fixture
 def bare(pods: Callable[..., cri.Pod], runtime: cri.Runtime) -> Iterator[Callable[..., cri.Pod]]:
-    """The node as it was before anybody installed something: no NRI, no runtime of ours."""
+    """The node as it was before anybody installed something: no NRI, no runtime of ours, no daemon."""
+    hold = Path("/run/node/hold/daemon")
+    hold.touch()
+    os.kill(daemon := sleepers.service_pid("daemon"), signal.SIGTERM)
+    cri.until(lambda: not sleepers.alive(daemon), 60)
     config = Path("/etc/containerd/config.toml")
     before = config.read_text()
     section = '  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.zeropod]'
@@ -160,6 +167,8 @@ def bare(pods: Callable[..., cri.Pod], runtime: cri.Runtime) -> Iterator[Callabl
     yield start
     config.write_text(before)
     restart(runtime)
+    hold.unlink()
+    sleepers.ready(60)
     cri.until(plugin_serves, 60)
 
 

@@ -133,6 +133,7 @@ def test_resources_can_be_changed_asleep(pods: Pods) -> None:
     one.sleep()
     one.container.update(memory=256 << 20)
     assert one.ask("1") == 1
+    one.reach("RUNNING")  # it answers before criu, whose child it is so far, has gone
     limit = memory_item("memory.max", "memory.limit_in_bytes")
     [path] = [group / limit for group in groups(one.container) if (group / limit).exists()]
     assert int(path.read_text()) == 256 << 20

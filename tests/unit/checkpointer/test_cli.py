@@ -1,5 +1,7 @@
 """The command line without a daemon."""
 
+import argparse
+
 import pytest
 
 from checkpointer import api, cli, tables
@@ -9,6 +11,28 @@ def test_without_a_daemon_it_says_what_to_check_and_exits_4(tmp_path, capsys):
     """A distinct exit code for programs, a hint for people."""
     assert cli.main(["list", "--socket", str(tmp_path / "none.sock")]) == cli.NO_DAEMON
     assert "is the zeropod daemon running" in capsys.readouterr().err
+
+
+def test_what_does_not_wake_before_an_uninstallation_is_named(capsys):
+    """With why, and an exit code that stops what comes next."""
+    answers = [
+        api.m.Info(namespace="n", pod="a", container="c", state="RUNNING"),
+        api.m.Info(namespace="n", pod="b", container="c", state="WAKING", reason="no memory"),
+    ]
+    asked = []
+
+    def call(method, request, _, timeout):
+        asked.append((method, request.timeout, timeout > request.timeout))
+        return api.m.Infos(containers=answers)
+
+    args = argparse.Namespace(timeout=7.0)
+    assert cli.Cli(call, as_json=False).retire(args) == cli.FAILED
+    assert asked == [("Retire", 7.0, True)]
+    assert capsys.readouterr().out == (
+        "n/b/c is WAKING: no memory\n1 of 2 containers are awake and stay so\n"
+    )
+    answers.pop()
+    assert cli.Cli(call, as_json=False).retire(args) == cli.DONE
 
 
 @pytest.mark.parametrize("bad", ["a/b/c/d", "a//b", ""])

@@ -1,0 +1,64 @@
+"""What daemon and plugin leave on a node: their state, their pins, their cgroups, a mount."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from installer.checks import BPFFS
+from installer.departure import slices
+from installer.errors import InstallError
+from installer.host import Host
+
+RUN, STATE, PINS = "/run/zeropod", "/var/lib/zeropod", "/sys/fs/bpf/zeropod"
+
+OURS = ("images", "staging", "failed")
+"""What the daemon makes in its state directory, which may be an administrator's own file system."""
+
+
+def remove(host: Host, mounts: Iterable[str]) -> list[str]:
+    """Take it away; return what was done, for people.
+
+    Raises:
+        InstallError: something stays.
+    """
+    done = []
+    try:
+        for path in (*(f"{STATE}/{name}" for name in OURS), RUN, PINS):
+            real = host.real(path)
+            if real.is_dir() and not real.is_symlink():
+                _empty(real)
+                done.append(f"removed {path}")
+        host.remove_directory(STATE)
+    except OSError as error:
+        raise InstallError(
+            f"{error.filename} cannot be removed ({error.strerror})", "remove it yourself"
+        ) from error
+    for directory in slices(host):
+        for below, _, _ in os.walk(directory, topdown=False):
+            with contextlib.suppress(OSError):  # a process of an hour ago is not a reason to stay
+                Path(below).rmdir()
+        if not directory.exists():
+            done.append(f"removed the cgroup {directory.name}")
+    if BPFFS in mounts and host.mounted(BPFFS, "bpf"):
+        inside = ["nsenter", "-t", "1", "-m"] if host.root != Path("/") else []
+        if (
+            not any(host.real(BPFFS).iterdir())
+            and not host.run(*inside, "umount", BPFFS).returncode
+        ):
+            done.append(f"unmounted {BPFFS}")
+    return done
+
+
+def _empty(directory: Path) -> None:
+    """Remove a directory, which may be somebody's mount point."""
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    with contextlib.suppress(OSError):
+        directory.rmdir()

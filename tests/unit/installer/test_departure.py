@@ -1,0 +1,168 @@
+"""Who sleeps is found without a daemon, and what stands in the way of an uninstallation."""
+
+import json
+import os
+import socket
+
+import pytest
+from unit.installer.fake_nodes import plain
+
+from installer import sleepers
+from installer.cluster import ClusterError
+from installer.departure import DAEMON, Departure
+from installer.errors import AsleepError, InstallError
+
+ID = "4f" * 32
+
+
+def process(node, pid, name, started=77, group="/"):
+    node.put(f"/proc/{pid}/comm", f"{name}\n")
+    node.put(f"/proc/{pid}/stat", f"{pid} ({name}) S " + " ".join(["0"] * 18) + f" {started} 0")
+    node.put(f"/proc/{pid}/cgroup", f"0::{group}\n")
+
+
+def record(node, pid, started=77, **more):
+    known = {"pid": pid, "start_time": started, "namespace": "ns", "pod": f"p{pid}", "name": "c"}
+    node.put(f"/run/zeropod/containers/{pid}.json", json.dumps(known | more))
+
+
+@pytest.fixture
+def node(tmp_path):
+    made = plain(tmp_path)
+    process(made, 1, "systemd")
+    (made.root / "proc/1/ns").mkdir()
+    (made.root / "proc/1/ns/pid").symlink_to("/proc/self/ns/pid")
+    return made
+
+
+class Labels:
+    """A cluster that knows our label only."""
+
+    def __init__(self, daemon=None, error=None):
+        self.daemon, self.error, self.label = daemon, error, True
+
+    def labelled(self):
+        if self.error:
+            raise self.error
+        return self.label
+
+    def unlabel(self):
+        self.label = False
+        self.daemon.close()
+
+
+def departure(node, cluster=None, **more):
+    said = []
+    now = [0.0]
+    made = Departure(
+        node, cluster, more.pop("wait", 5), more.pop("force", False), said.append,
+        lambda: now[0], lambda seconds: now.__setitem__(0, now[0] + seconds),
+    )  # fmt: skip
+    return made, said
+
+
+@pytest.fixture
+def daemon(node, monkeypatch):
+    """It listens, and is asked by nobody."""
+    real = node.real(DAEMON)
+    real.parent.mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(real.parent)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(real.name)
+        listener.listen()
+        yield listener
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("zeropod:asleep", True),
+        ("zeropod:armed", True),
+        ("zeropod:off", True),
+        ("zeropod:ending", True),
+        ("zeropod:frozen", True),
+        ("zeropod:run", False),
+        ("redis-server", False),
+    ],
+)
+def test_a_container_whose_application_is_away_is_found(node, name, there):
+    """By the name that its supervisor shows, and with that of its pod."""
+    process(node, 12, name)
+    record(node, 12)
+    found = sleepers.find(node)
+
+    assert [one.title for one in found] == (["ns/p12/c"] if there else [])
+
+
+def test_who_only_calls_itself_so_is_nobody(node):
+    """Any container can name its processes."""
+    process(node, 12, "zeropod:asleep")
+    process(node, 13, "zeropod:asleep", started=5)
+    record(node, 13)
+    assert sleepers.find(node) == []
+
+
+def test_a_sleeper_without_a_record_is_known_by_its_image(node):
+    """A record may be lost; the image is all there is of it."""
+    process(node, 12, "zeropod:asleep", group=f"/kubepods/pod1/{ID}")
+    (node.root / "var/lib/zeropod/images" / ID).mkdir(parents=True)
+    assert [one.title for one in sleepers.find(node)] == [f"container {ID}"]
+
+
+def test_a_broken_record_is_passed_over(node):
+    """It is the uninstallation's last chance to be of use."""
+    node.put("/run/zeropod/containers/x.json", "{")
+    assert sleepers.find(node) == []
+
+
+def test_what_sleeps_without_a_daemon_is_not_lost_silently(node):
+    """It is named, with the ways on."""
+    process(node, 12, "zeropod:asleep")
+    record(node, 12)
+    with pytest.raises(
+        AsleepError, match=r"nobody wakes ns/p12/c; .*zeropod.ctrox.dev/node=true.*--force"
+    ):
+        departure(node)[0].go()
+
+
+def test_the_label_is_taken_off_so_that_the_daemon_goes(node, daemon, monkeypatch):
+    """Its pod belongs to the DaemonSet, which would start it again."""
+    monkeypatch.setattr(Departure, "_retire", lambda self: self.say("awake"))
+    cluster = Labels(daemon)
+    made, said = departure(node, cluster)
+    made.go()
+
+    assert not cluster.label
+    assert said == [
+        "awake",
+        "took the label zeropod.ctrox.dev/node off the node: the DaemonSet's pod ends",
+    ]
+
+
+def test_a_daemon_that_does_not_go_stops_it(node, daemon, monkeypatch):
+    """Whatever the API server thinks of it."""
+    monkeypatch.setattr(Departure, "_retire", lambda self: None)
+    made, said = departure(node, Labels(error=ClusterError("we may not", 403)))
+    with pytest.raises(InstallError, match="delete the DaemonSet"):
+        made.go()
+    assert "the label zeropod.ctrox.dev/node was not taken off: we may not" in said
+
+
+def test_memory_that_is_still_coming_in_is_waited_for(node):
+    """Helpers at work for a container are not ended; who waits for work is."""
+    helper = os.posix_spawn("/bin/sleep", ["sleep", "1000"], {})
+    try:
+        node.put("/sys/fs/cgroup/zeropod.slice/cgroup.procs", f"{helper}\n")
+        with pytest.raises(AsleepError, match=rf"brought in by sleep \(pid {helper}\)"):
+            departure(node)[0].go()
+    finally:
+        os.kill(helper, 9)
+        os.waitpid(helper, 0)
+
+
+def test_another_pid_namespace_is_told(node):
+    """Before anybody is asked: pids would be somebody else's."""
+    (node.root / "proc/1/ns/pid").unlink()
+    (node.root / "proc/1/ns/pid").symlink_to("/proc/self/ns/mnt")
+    with pytest.raises(InstallError, match="hostPID"):
+        departure(node)[0].go()
