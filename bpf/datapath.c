@@ -404,6 +404,62 @@ static __always_inline int answer(struct __sk_buff *skb, u32 slot, u32 id, struc
     return turn_around(skb, p, s);
 }
 
+/*
+ * For a hold that has a responder: give it a SYN of the kubelet's. Its listener has a port of its own on lo; the
+ * connection has the port that was asked for. 0 when there is no listener: then it is a SYN like any other.
+ */
+static __always_inline int assign(struct __sk_buff *skb, u32 id, struct packet *p, struct call *call)
+{
+    struct hold *hold = holds.lookup(&id);
+    struct bpf_sock_tuple tuple = {};
+    struct bpf_sock *sk;
+    int failed;
+    u32 size;
+
+    if (!hold || !hold->responder || !(hold->mode & MODE_SCOPE) || hold->mode & MODE_DRAIN)
+        return 0;
+    if (hold->slot != skb->tc_classid)
+        return 0;
+    size = tuple_of(p, &tuple);
+    if (p->v6) {
+        __builtin_memset(tuple.ipv6.daddr, 0, 16);
+        tuple.ipv6.daddr[3] = bpf_htonl(1);
+        tuple.ipv6.dport = bpf_htons(hold->responder);
+    } else {
+        tuple.ipv4.daddr = bpf_htonl(0x7f000001);
+        tuple.ipv4.dport = bpf_htons(hold->responder);
+    }
+    sk = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+    if (!sk)
+        return 0;
+    failed = sk->state != BPF_TCP_LISTEN || bpf_sk_assign(skb, sk, 0);
+    bpf_sk_release(sk);
+    if (failed)
+        return 0;
+    call->hold = id;
+    return 1;
+}
+
+/*
+ * Whether a segment for a held port is the responder's: of a connection that it was given, or a SYN that it is given
+ * now. One that was sent again has a socket by then, which is the kernel's business.
+ */
+static __always_inline int answering(struct __sk_buff *skb, u32 slot, struct packet *p, struct call *call)
+{
+    struct port_key port = {.slot = slot, .port = p->dport, .proto = p->proto};
+    u32 *id;
+
+    if (!call)
+        return 0;
+    if (!is_syn(p))
+        return call->hold;
+    if (is_live(skb, p))
+        return 1;
+    call->hold = 0;
+    id = ports.lookup(&port);
+    return id && *id && assign(skb, *id, p, call);
+}
+
 /* What the kernel would answer with a reset or "port unreachable". */
 static __always_inline int is_refused(struct __sk_buff *skb, struct packet *p)
 {
@@ -436,10 +492,10 @@ static __always_inline int ingress(struct __sk_buff *skb, int lo)
     if (!parse(skb, &p))
         goto pass;
     pod = pods.lookup(&slot);
-    if (!lo && (is_syn(&p) || has_payload(&p)))
+    if (!lo && (is_syn(&p) || has_payload(&p) || (pod && pod->holds)))
         call = call_in(pod, &p);
     if ((mark & MARK_MASK) != MARK_REPLAY) {
-        if (pod && pod->holds) {
+        if (pod && pod->holds && !answering(skb, slot, &p, call)) {
             id = holder(skb, slot, pod, &p);
             verdict = id ? answer(skb, slot, id, &p) : TC_ACT_UNSPEC;
             if (id && verdict == TC_ACT_UNSPEC)

@@ -91,7 +91,7 @@ struct hold {
     u32 mode;
     u64 confirmed; /* frames written back or given up */
     u32 slot;
-    u32 pad;
+    u32 responder; /* port of a listener on lo that answers the kubelet; 0: nobody does */
 };
 
 struct counts {

@@ -54,7 +54,7 @@ PORTS = Layout("ports", struct.Struct("=HHB3x"), _U32)
 CONNS = Layout("conns", struct.Struct("=16s16sHHHBx"), _U32)
 NETWORKS = Layout("networks", struct.Struct("=II16s"), _U32)
 STREAMS = Layout("streams", CONNS.key, struct.Struct("=QQIIIIBBB5x"))
-HOLDS = Layout("holds", _U32, struct.Struct("=IIQI4x"))
+HOLDS = Layout("holds", _U32, struct.Struct("=IIQII"))
 COUNTS = Layout("counts", _U32, struct.Struct("=QQQ"))
 ACTIVITY = Layout("activity", PORTS.key, struct.Struct("=QQI4x"))
 PASSING = Layout("passing", ACTIVITY.key, ACTIVITY.value)
@@ -123,6 +123,7 @@ class HoldEntry(NamedTuple):
     mode: int
     confirmed: int
     slot: int
+    responder: int = 0
 
 
 class StreamEntry(NamedTuple):

@@ -37,6 +37,7 @@ from checkpointer.node import Node
 from checkpointer.room import Room
 from checkpointer.unthrottled import Unthrottled
 from redirector import datapath
+from redirector.answering import Answering
 from redirector.errors import RedirectorError
 from ttrpc.server import Server
 
@@ -75,7 +76,11 @@ async def _serve(chosen: settings.Settings) -> None:
     engine = await loop.run_in_executor(None, lambda: _engine(chosen))
     node = Node(engine, containers.Records(chosen.run_dir / "containers"), chosen.workers)
     engine.execs.start(node.wanted)
-    watch = kubelet.Watch(chosen.kubelet_cgroup, engine.datapath.kubelet)
+    watch = kubelet.Watch(
+        chosen.kubelet_cgroup,
+        engine.datapath.kubelet,
+        lambda anew: engine.datapath.answer_again(anew=anew),
+    )
     await loop.run_in_executor(None, watch.look)
     hears = loop.create_task(watch.run(), name="kubelet")
     node.load()
@@ -86,6 +91,7 @@ async def _serve(chosen: settings.Settings) -> None:
     # Before containers are taken over, which may take longer than a liveness probe waits.
     scraped = _scrape(chosen.metrics_addr, node, side, health.of(engine, loop, loaded.is_set))
     await node.loaded()
+    await loop.run_in_executor(None, engine.datapath.settle)
     loaded.set()
     if side is not None:
         node.remark = side.remark
@@ -154,9 +160,11 @@ def _engine(chosen: settings.Settings) -> Engine:
         zygote.Bundle.at(chosen.bundle), run_dir=chosen.run_dir, slice_=helpers
     )
     zygotes.ensure()
+    opened = datapath.Datapath.open(chosen.pin_root)
+    opened.answer_by(Answering(chosen.run_dir / "responder", opened.kubelet, helpers.adopt))
     return Engine(
         settings=chosen,
-        datapath=datapath.Datapath.open(chosen.pin_root),
+        datapath=opened,
         store=images.Store(chosen.state_dir),
         zygotes=zygotes,
         execs=execwatch.ExecWatch(chosen.container_dir / "wake"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from checkpointer import cgroups
@@ -66,11 +66,13 @@ class Watch:
     Args:
         setting: `Settings.kubelet_cgroup`.
         ear: Where its connections are noted.
+        looked: Called after each further look; with True if it was found only now.
     """
 
-    def __init__(self, setting: str, ear: Ear) -> None:
+    def __init__(self, setting: str, ear: Ear, looked: Callable[[bool], None]) -> None:
         self._setting = setting
         self._ear = ear
+        self._looked = looked
         self._pids: dict[Path, int] = {}
         self._heard: dict[Path, int] | None = None
         self._said = ""
@@ -103,7 +105,9 @@ class Watch:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOOK if self._heard else SEARCH)
+            before = self.heard
             await loop.run_in_executor(None, self.look)
+            await loop.run_in_executor(None, self._looked, self.heard and not before)
 
     def _inodes(self) -> dict[Path, int]:
         found = {}

@@ -37,7 +37,7 @@ def services(node: Node, cluster: Cluster | None = None) -> server.Services:
             since=node.since,
             counts=node.counts(),
             image_bytes=node.engine.store.usage(),
-            helpers=node.engine.zygotes.pids(),
+            helpers={**node.engine.zygotes.pids(), **node.engine.datapath.helpers()},
             api=cluster.features() if cluster else {},
             api_pending=cluster.pending() if cluster else 0,
         )

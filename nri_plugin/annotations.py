@@ -96,8 +96,8 @@ TABLE = (
         default="false",
         example="true",
         field="probe_detection",
-        text="The kubelet's connections count and wake as all other traffic does. By default they are known by its cgroup "
-        "and are no activity, so that probes do not keep a container awake.",
+        text="The kubelet's connections count and wake as all other traffic does. By default they are no activity, and "
+        "probes are answered in a sleeping container's place, but for exec probes (docs/probes.md).",
     ),
     Annotation(
         name="dry-run",

@@ -25,6 +25,7 @@ from bpf import pins, syscall
 from bpf.maps import CallKey, Iface, Maps
 from bpf.pins import Pins
 from redirector import clocks, filters, links, netns
+from redirector.answering import Answering
 from redirector.endpoints import Activity, Connection, Held, Port, Stream
 from redirector.errors import AttachError, LoadError
 from redirector.filters import Direction
@@ -32,6 +33,7 @@ from redirector.hold import Hold
 from redirector.ignored import Ignored
 from redirector.kubelet import Ear
 from redirector.podstate import PodState
+from redirector.probes import Rules
 from redirector.programs import Programs
 from redirector.raw import Raw
 from redirector.registry import Loopback, Registry
@@ -51,10 +53,17 @@ _LO_SYSCTLS = ("net/ipv4/conf/lo/route_localnet", "net/ipv4/conf/lo/accept_local
 class Pod:
     """A pod's network namespace with our filters on its links."""
 
-    def __init__(self, state: PodState, programs: Programs, settings: Settings) -> None:
+    def __init__(
+        self,
+        state: PodState,
+        programs: Programs,
+        settings: Settings,
+        answering: Answering | None = None,
+    ) -> None:
         self._state = state
         self._programs = programs
         self._settings = settings
+        self._answering = answering
         self._lock = threading.RLock()
         self._heir = False  # of a layout that we cannot read
         self._holds: dict[str, Hold] = {}
@@ -64,6 +73,11 @@ class Pod:
     def sandbox_id(self) -> str:
         """The pod's sandbox, as given to `Datapath.attach`."""
         return self._state.slot.sandbox_id
+
+    @property
+    def holds(self) -> bool:
+        """Whether something is held for any of its containers."""
+        return bool(self._holds)
 
     def refresh(self, pid: int) -> None:
         """Attach to every link there is now; `pid` is any process in the namespace.
@@ -224,7 +238,27 @@ class Pod:
             if self._state.leave(number):
                 self._close_loopback()
 
+    def _responder(self) -> int:
+        """The port of lo on which the kubelet is answered, 0 if it is not."""
+        if self._answering is None or not self._state.tells_calls:
+            return 0
+        return self._answering.listen(self.sandbox_id, self._inside)
+
+    def answer(self, rules: Mapping[int, Rules]) -> None:
+        """Say what the kubelet is told on these TCP ports while they are held."""
+        if self._answering is not None and self._state.tells_calls:
+            self._answering.tell(self.sandbox_id, rules)
+
+    def answer_again(self) -> None:
+        """Have a new responder answer where something is held."""
+        with self._lock:
+            holds = list(self._holds.values())
+            responder = self._responder() if holds else 0
+        for hold in holds:
+            hold.answered_at(responder)
+
     def _make(self, container_id: str) -> Hold:
+        responder = self._responder()
         number = self._state.registry.hold_id(self._state.slot.number, container_id)
         ingress = self._programs.filter("tap_in", number)
         egress = self._programs.filter("tap_out", number)
@@ -236,6 +270,7 @@ class Pod:
             self._state,
             raw=raw,
             settings=self._settings,
+            responder=responder,
             on_close=self._closed,
         )
         self._state.enter(number)
@@ -248,6 +283,8 @@ class Pod:
                 del self._holds[hold.container_id]
             if last:
                 self._close_loopback()
+                if self._answering is not None:
+                    self._answering.leave(self.sandbox_id)
 
     def _open_loopback(self, *, heir: bool = False) -> None:
         """Let frames come back to lo while something is held.
@@ -307,6 +344,7 @@ class Datapath:
         self._settings = settings
         self._pods: dict[str, Pod] = {}
         self._turns = Turns()
+        self._answering: Answering | None = None
         self.kubelet = Ear(where)
 
     @classmethod
@@ -333,6 +371,26 @@ class Datapath:
             os.close(lock)
         return cls(where, settings or Settings())
 
+    def answer_by(self, answering: Answering) -> None:
+        """Have the kubelet answered in the pods that are attached from now on, while something is held in them."""
+        self._answering = answering
+
+    def answer_again(self, *, anew: bool) -> None:
+        """See that who answers the kubelet lives; where not, or `anew`, have it done in every pod that holds something."""
+        if self._answering is None or (self._answering.lives() and not anew):
+            return
+        for pod in list(self._pods.values()):
+            pod.answer_again()
+
+    def settle(self) -> None:
+        """Once every pod in which something is held is attached: answer in no others."""
+        if self._answering is not None:
+            self._answering.keep([pod.sandbox_id for pod in self._pods.values() if pod.holds])
+
+    def helpers(self) -> dict[str, int]:
+        """Return the pids of what outlives this process, by name."""
+        return self._answering.pids() if self._answering is not None else {}
+
     def attach(self, pid: int, sandbox_id: str) -> Pod:
         """Return the pod whose network namespace `pid` is in, its filters in place; idempotent.
 
@@ -345,7 +403,8 @@ class Datapath:
             pod = self._pods.get(sandbox_id)
             if pod is None:
                 slot = self._registry.slot(sandbox_id, netns.inode(pid))
-                pod = Pod(PodState(self._registry, slot), self._programs, self._settings)
+                state = PodState(self._registry, slot)
+                pod = Pod(state, self._programs, self._settings, self._answering)
                 self._pods[sandbox_id] = pod
             pod.refresh(pid)
             return pod

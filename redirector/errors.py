@@ -19,3 +19,7 @@ class BusyError(RedirectorError):
 
 class FullError(RedirectorError):
     """No slot or hold number is free."""
+
+
+class AnsweringError(RedirectorError):
+    """The responder cannot be started, or cannot listen in a pod."""

@@ -62,6 +62,7 @@ class Hold:
         *,
         raw: Raw,
         settings: Settings,
+        responder: int = 0,
         on_close: Callable[[Hold, bool], None],
     ) -> None:
         self.container_id = container_id
@@ -71,6 +72,7 @@ class Hold:
         self._state = state
         self._maps = state.registry.maps
         self._settings = settings
+        self._responder = responder
         self._on_close = on_close
         self._lock = threading.RLock()
         self._backlog = Backlog(settings)
@@ -188,10 +190,16 @@ class Hold:
     def _set_mode(self, mode: int) -> None:
         """Arm or disarm: one map update."""
         slot = self._state.slot.number
-        self._maps.holds.put(
-            self.number, HoldEntry(self._tap.ifindex, mode, self._accounted, slot)
-        )
+        entry = HoldEntry(self._tap.ifindex, mode, self._accounted, slot, self._responder)
+        self._maps.holds.put(self.number, entry)
         self._mode = mode
+
+    def answered_at(self, responder: int) -> None:
+        """Have the kubelet answered by the listener on another port of lo, by nobody with 0."""
+        with self._lock:
+            if responder != self._responder and self._tap.fd >= 0:
+                self._responder = responder
+                self._set_mode(self._mode)
 
     @property
     def _accounted(self) -> int:

@@ -19,10 +19,15 @@ _PREFIX = "kubelet-"
 
 
 class Ear:
-    """The program on the kubelet's cgroup, or on those of several."""
+    """The program on the kubelet's cgroup, or on those of several.
+
+    Attributes:
+        hears: Whether there is any.
+    """
 
     def __init__(self, where: Pins) -> None:
         self._where = where
+        self.hears = False
 
     def put(self, cgroups: Iterable[Path]) -> None:
         """Have the program run in these version 2 cgroups, and in no others.
@@ -41,6 +46,7 @@ class Ear:
                 self._link(program, cgroup, pin)
         finally:
             os.close(program)
+        self.hears = bool(wanted)
         for pin in self._where.root.glob(f"{_PREFIX}*"):
             if pin not in wanted:
                 pin.unlink(missing_ok=True)

@@ -65,6 +65,15 @@ def tcp(ip, port, timeout):
     connect(ip, port, timeout).close()
     return "open"
 
+parked = []
+
+def park(ip, port, count):
+    parked.extend(connect(ip, port, 5) for _ in range(count))
+
+def leave():
+    while parked:
+        parked.pop().close()
+
 def raw(ip, port, text, timeout):
     with connect(ip, port, timeout) as line:
         line.sendall(text.encode())

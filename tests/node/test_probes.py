@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from node import kubelets, sleepers
 from node.kubelets import AGENT, Kubelet, Probing
 from node.sleepers import SCALEDOWN, Sleeper
 
+from bpf import maps, pins
+from checkpointer import settings
 from dev import cri
+from ttrpc.errors import TtrpcError
 
 Pods = Callable[..., cri.Pod]
 
@@ -101,3 +108,270 @@ def test_somebody_else_who_looks_like_a_probe_keeps_awake(pods: Pods, kubelet: K
         time.sleep(0.2)
     assert one.info()["sleeps"] == 0
     one.reach("ASLEEP")
+
+
+# --- asleep ----------------------------------------------------------------------------------------------------------
+
+
+def sleeps_on(one: Sleeper) -> None:
+    """It has not been woken."""
+    now = one.info()
+    assert (now["state"], now["wakes"]) == ("ASLEEP", 0), now
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_probes_are_answered_asleep(pods: Pods, kubelet: Kubelet, family: str) -> None:
+    """Every httpGet and every tcpSocket, from before it falls asleep until it is awake again, and none wakes it."""
+    one = web(pods)
+    ip = address(one, family)
+    with Probing(kubelet, 0.1, "http", ip, WEB, "/healthz") as probing:
+        one.reach("ASLEEP")
+        probing.more(20)
+        assert kubelet.tcp(ip, WEB) == "open"
+        sleeps_on(one)
+        assert one.ask("memory['seen'][-1]") == ["/healthz", AGENT]
+        probing.more(5)
+    assert set(probing.answers) == {"HTTP/1.1 200 OK"}
+    one.unharmed()
+
+
+def test_a_probe_in_pieces_is_answered(pods: Pods, kubelet: Kubelet) -> None:
+    """A request with a path of a thousand characters, in one segment and in many."""
+    one = web(pods)
+    one.sleep()
+    path = "/" + 1025 * "x"
+    assert kubelet.http(one.ip, WEB, path) == "HTTP/1.1 200 OK"
+    assert kubelet.http(one.ip, WEB, path, pieces=12) == "HTTP/1.1 200 OK"
+    assert kubelet.http(one.ip, WEB, pieces=80) == "HTTP/1.1 200 OK"
+    sleeps_on(one)
+
+
+def test_somebody_else_who_looks_like_a_probe_wakes(pods: Pods, kubelet: Kubelet) -> None:
+    """And gets the application's own answer, on both of the pod's addresses."""
+    one = web(pods)
+    one.sleep()
+    assert kubelet.http(one.ip, WEB) == "HTTP/1.1 200 OK"
+    sleeps_on(one)
+    assert fetch(one.ip, "/page", AGENT) == "page"
+    assert one.reach("RUNNING")["wake_cause"] == "tcp-connect"
+    one.sleep()
+    assert fetch(f"[{one.container.pod.ip6}]", "/page", AGENT) == "page"
+    assert one.reach("RUNNING")["wakes"] == 2
+    one.unharmed()
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_a_hook_wakes_and_is_passed_on(pods: Pods, kubelet: Kubelet, family: str) -> None:
+    """A lifecycle httpGet gets what the application answers to it."""
+    one = web(pods)
+    one.sleep()
+    ip = address(one, family)
+    assert (
+        kubelet.http(ip, WEB, "/empty", agent="kube-lifecycle/1.35") == "HTTP/1.1 204 No Content"
+    )
+    assert one.reach("RUNNING")["wake_cause"] == "tcp-connect"
+    assert one.ask("memory['seen']") == [["/empty", "kube-lifecycle/1.35"]]
+
+
+#: Answers when its client has said all that it has to say.
+LATE = """
+def late():
+    listener = socket.create_server(("::", 9000), family=socket.AF_INET6, dualstack_ipv6=True)
+    while True:
+        end, _ = listener.accept()
+        said = b""
+        while piece := end.recv(100):
+            said += piece
+        time.sleep(3)
+        end.sendall(b"you said " + said)
+        end.close()
+threading.Thread(target=late, daemon=True).start()
+"""
+
+
+def test_what_is_passed_on_is_half_closed(pods: Pods, kubelet: Kubelet) -> None:
+    """The application sees the end of the request, and takes its time for the answer."""
+    one = sleepers.python(pods, LATE)
+    one.sleep()
+    assert kubelet.raw(one.ip, 9000, "drain") == "you said drain"
+    assert one.reach("RUNNING")["wakes"] == 1
+
+
+@pytest.mark.annotation("disable-probe-detection")
+def test_probes_wake_where_their_detection_is_disabled(pods: Pods, kubelet: Kubelet) -> None:
+    """They get the application's own answer."""
+    one = web(pods, "1h", disable_probe_detection="true")
+    one.sleep()
+    assert kubelet.http(one.ip, WEB, "/empty") == "HTTP/1.1 204 No Content"
+    assert one.reach("RUNNING")["wakes"] == 1
+
+
+def test_probes_do_not_disturb_a_sleep(pods: Pods, kubelet: Kubelet) -> None:
+    """Ten cycles under probes without a pause: each sleeps, wakes, and none of them fails."""
+    one = web(pods, "1h")
+    with Probing(kubelet, 0.002, "http", one.ip, WEB) as probing:
+        for cycle in range(10):
+            asleep = False
+            while not asleep:
+                asleep = try_sleep(one)
+            probing.more(3)
+            assert fetch(one.ip) == "page"
+            assert one.reach("RUNNING")["wakes"] == cycle + 1
+    assert set(probing.answers) == {"HTTP/1.1 200 OK"}
+    one.unharmed()
+
+
+def try_sleep(one: Sleeper) -> bool:
+    """Have it put to sleep; False when it was called off, which is no failure."""
+    try:
+        one.sleep()
+    except TtrpcError:
+        assert one.info()["failed_sleeps"] == 0, one.info()
+        return False
+    return True
+
+
+# --- HTTPS and gRPC --------------------------------------------------------------------------------------------------
+
+#: A certificate is made by the test; only a hook gets here.
+HTTPS = """
+import ssl
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("/certificate/both.pem")
+secure = Web(("::", 8443), Page)
+secure.socket = context.wrap_socket(secure.socket, server_side=True)
+threading.Thread(target=secure.serve_forever, args=(0.1,), daemon=True).start()
+"""
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A directory with a key and a certificate."""
+    words = ["req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=web", "-days", "2"]
+    files = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "crt")]
+    subprocess.run(["openssl", *words, *files], check=True, capture_output=True)
+    both = tmp_path / "both.pem"
+    both.write_bytes((tmp_path / "key").read_bytes() + (tmp_path / "crt").read_bytes())
+    both.chmod(0o644)
+    return tmp_path
+
+
+def test_https_probes_are_answered(pods: Pods, kubelet: Kubelet, certificate: Path) -> None:
+    """The kubelet verifies no certificate; a hook over HTTPS gets what the application answers."""
+    mount = {"container_path": "/certificate", "host_path": str(certificate), "readonly": True}
+    one = sleepers.python(pods, HTTP + HTTPS, mounts=[mount])
+    assert kubelet.http(one.ip, 8443, tls=True) == "HTTP/1.1 200 OK"
+    one.sleep()
+    for ip in (one.ip, one.container.pod.ip6):
+        assert kubelet.http(ip, 8443, "/healthz", tls=True) == "HTTP/1.1 200 OK"
+        assert kubelet.http(ip, 8443, "/healthz", tls=True, pieces=40) == "HTTP/1.1 200 OK"
+    sleeps_on(one)
+    hook = kubelet.http(one.ip, 8443, "/empty", agent="kube-lifecycle/1.35", tls=True)
+    assert hook == "HTTP/1.1 204 No Content"
+    assert one.reach("RUNNING")["wakes"] == 1
+
+
+def test_grpc_probes_are_answered(pods: Pods, kubelet: Kubelet) -> None:
+    """Health.Check over HTTP/2 without TLS: SERVING."""
+    one = sleepers.python(pods, LATE)
+    one.sleep()
+    for ip in (one.ip, one.container.pod.ip6):
+        assert kubelet.grpc(ip, 9000) == ["00000000020801", "end"]
+    sleeps_on(one)
+
+
+# --- without the daemon ----------------------------------------------------------------------------------------------
+
+
+def test_probes_are_answered_without_a_daemon(pods: Pods, kubelet: Kubelet) -> None:
+    """One that is killed, and its successor: no probe fails, and a client's request is answered by the successor."""
+    one = web(pods)
+    one.reach("ASLEEP")
+    with Probing(kubelet, 0.5, "http", one.ip, WEB) as probing:
+        with sleepers.without_daemon():
+            probing.more(24)
+        one.reach("ASLEEP")
+        probing.more(5)
+        sleeps_on(one)
+        assert fetch(one.ip) == "page"
+        assert one.reach("RUNNING")["wakes"] == 1
+        one.reach("ASLEEP")
+        probing.more(5)
+    assert set(probing.answers) == {"HTTP/1.1 200 OK"}
+    one.unharmed()
+
+
+def test_probes_are_answered_while_the_daemon_is_upgraded(pods: Pods, kubelet: Kubelet) -> None:
+    """Stopped as planned and started again, twice."""
+    one = web(pods)
+    one.reach("ASLEEP")
+    with Probing(kubelet, 0.1, "http", one.ip, WEB) as probing:
+        for _ in range(2):
+            kubelets.restart()
+            probing.more(5)
+            one.reach("ASLEEP")
+    assert set(probing.answers) == {"HTTP/1.1 200 OK"}
+    sleeps_on(one)
+    one.unharmed()
+
+
+def responders() -> set[tuple[int, int]]:
+    """Of each hold the port at which the kubelet is answered."""
+    opened: list[int] = []
+    where = pins.Pins(settings.Settings().pin_root)
+    tables = maps.Maps(lambda name: opened.append(where.map(name)) or opened[-1])
+    try:
+        held = ((number, tables.holds.get(number)) for number in range(1, 64))
+        return {(number, entry.responder) for number, entry in held if entry and entry.mode}
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def test_a_responder_that_dies_is_replaced(pods: Pods, kubelet: Kubelet) -> None:
+    """Meanwhile probes wake, and none fails; who slept through is answered for by the new one."""
+    one = web(pods, "1h")
+    other = web(pods, "1h")
+    one.sleep()
+    other.sleep()
+    assert kubelet.http(one.ip, WEB) == "HTTP/1.1 200 OK"
+    former, ports = sleepers.helpers()["responder"], responders()
+    os.kill(former, signal.SIGKILL)
+    cri.until(lambda: not sleepers.alive(former), 10)
+    assert kubelet.http(one.ip, WEB, timeout=20) == "HTTP/1.1 200 OK"
+    cri.until(lambda: not responders() & ports, 30)
+    before = other.info()["wakes"]
+    assert kubelet.http(other.ip, WEB, "/empty") == "HTTP/1.1 200 OK"
+    assert other.info()["wakes"] == before
+
+
+# --- beside it -------------------------------------------------------------------------------------------------------
+
+
+def test_the_application_is_woken_beside_the_responders_connections(
+    pods: Pods, kubelet: Kubelet
+) -> None:
+    """Open ones, and some in TIME_WAIT, have its port when it opens that again."""
+    one = web(pods, "1h")
+    one.sleep()
+    kubelet.call("park", one.ip, WEB, 20)
+    for _ in range(5):
+        kubelet.http(one.ip, WEB)
+    assert fetch(one.ip) == "page"
+    assert one.reach("RUNNING")["failed_wakes"] == 0
+    one.sleep()
+    kubelet.call("leave")
+    assert fetch(one.ip) == "page"
+    one.unharmed()
+
+
+def test_a_neighbour_is_let_in_and_its_probes_are_its_own(pods: Pods, kubelet: Kubelet) -> None:
+    """Of two containers of a pod one sleeps: the other one answers its probes itself."""
+    pod = pods(annotations={SCALEDOWN: "1h"})
+    asleep = sleepers.python(pods, HTTP, pod=pod)
+    awake = sleepers.python(pods, HTTP.replace("8080", "8081"), pod=pod, port=8, name="awake")
+    asleep.sleep()
+    assert kubelet.http(pod.ip, 8081, "/empty") == "HTTP/1.1 204 No Content"
+    assert kubelet.http(pod.ip, WEB, "/empty") == "HTTP/1.1 200 OK"
+    sleeps_on(asleep)
+    assert awake.info()["state"] == "RUNNING"

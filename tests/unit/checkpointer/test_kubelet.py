@@ -81,7 +81,7 @@ class Ear:
 def test_it_is_followed(tmp_path):
     """A cgroup that was made anew is another one; what has not changed is left alone, and what failed is tried again."""
     ear, group = Ear(fails=1), tmp_path / "kubelet"
-    watch = kubelet.Watch(str(group), ear)
+    watch = kubelet.Watch(str(group), ear, lambda _: None)
     watch.look()
     assert not watch.heard
     group.mkdir()

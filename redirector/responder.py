@@ -1,0 +1,399 @@
+"""Answers the kubelet for applications that sleep: `python3 -m redirector.responder CONTROL CERTIFICATE`.
+
+A process of its own, because probes are answered while the daemon is away: a liveness probe that fails has its container
+restarted. It holds a listener in the network namespace of each pod in which something sleeps; the programs hand it the
+kubelet's connections (`answering` in bpf/datapath.c). What it cannot answer it passes on: it connects to the application
+inside the pod, which wakes that like any client.
+
+All that it needs is imported when it starts: the files that it was started from may go while it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import h2.exceptions
+
+from bpf import syscall
+from redirector import probes
+from redirector.health import Health
+from redirector.probes import Answer, Opening, Rules
+
+log = logging.getLogger("responder")
+
+LINGER = 3.0
+"""Seconds for which a listener is kept that nobody needs any more: handshakes end, and who sleeps again soon has it."""
+
+MOST = 4096
+"""Connections at a time."""
+
+GOODBYE = 10.0
+"""Seconds for the kubelet to close a connection that was answered. It does so at once; whoever closes first keeps the
+connection in TIME_WAIT, and ours would have the application's port."""
+
+_CHUNK = 1 << 16
+_RESET = struct.pack("ii", 1, 0)  # struct linger: close(2) resets
+
+
+class Place:
+    """A pod: its listeners, and what to say there."""
+
+    def __init__(self, listeners: list[socket.socket], namespace: int) -> None:
+        self.listeners = listeners
+        self.namespace = namespace
+        self.port = int(listeners[0].getsockname()[1])
+        self.rules: dict[int, Rules] = {}
+        self.timer: asyncio.TimerHandle | None = None
+
+    def rules_of(self, port: int) -> Rules:
+        """What to say on a port of the application's."""
+        return self.rules.get(port, Rules())
+
+    def close(self) -> None:
+        """Listen no more; connections go on."""
+        for listener in self.listeners:
+            listener.close()
+        os.close(self.namespace)
+
+
+def _inside(namespace: int, function: Callable[[], socket.socket]) -> socket.socket:
+    """Call a function in a network namespace, on a thread that ends with it."""
+    made: list[socket.socket] = []
+
+    def run() -> None:
+        syscall.setns(namespace, syscall.CLONE_NEWNET)
+        made.append(function())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if not made:
+        raise ConnectionAbortedError("the pod's network is gone")
+    return made[0]
+
+
+class Conversation:
+    """One connection of the kubelet's."""
+
+    def __init__(
+        self, sock: socket.socket, place: Place, certificate: ssl.SSLContext | None
+    ) -> None:
+        self._sock = sock
+        self._place = place
+        self._certificate = certificate
+        self._loop = asyncio.get_running_loop()
+        self._target = sock.getsockname()
+        self._tls = False
+
+    async def hold(self) -> None:
+        """Until it is over."""
+        await self._readable()
+        first = self._sock.recv(1, socket.MSG_PEEK)
+        if not first:
+            return  # tcpSocket
+        if self._certificate is not None and probes.opening(first) is Opening.TLS:
+            self._tls = True
+        reader, writer = await self._open(self._sock, server=True)
+        try:
+            await self._hear(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(GOODBYE):
+                    await writer.wait_closed()
+            writer.transport.abort()
+
+    async def _readable(self) -> None:
+        ready = asyncio.Event()
+        self._loop.add_reader(self._sock, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            self._loop.remove_reader(self._sock)
+
+    async def _open(
+        self, sock: socket.socket, *, server: bool
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Make streams of a connected socket, in TLS if the kubelet wants that."""
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport: asyncio.Transport
+        if not self._tls:
+            transport, _ = await self._loop.create_connection(lambda: protocol, sock=sock)
+        elif server:
+            transport, _ = await self._loop.connect_accepted_socket(
+                lambda: protocol, sock, ssl=self._certificate
+            )
+        else:
+            transport, _ = await self._loop.create_connection(
+                lambda: protocol, sock=sock, ssl=_trusting(), server_hostname=""
+            )
+        return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
+
+    async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        data = b""
+        while (what := probes.opening(data)) is Opening.MORE:
+            piece = await reader.read(_CHUNK)
+            if not piece:
+                return  # given up
+            data += piece
+        port = self._target[1]
+        if what is Opening.HTTP:
+            asked = probes.request(data)
+            answer = probes.http(asked, port, self._place.rules_of(port), tls=self._tls)
+            if answer is not Answer.FORWARD:
+                writer.write(probes.http_answer(answer))
+                await _end(reader)
+                return
+        elif what is Opening.H2:
+            await self._health(data, reader, writer)
+            return
+        await self._pass_on(data, reader, writer)
+
+    async def _health(
+        self, data: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        port = self._target[1]
+        health = Health(
+            lambda path, service: probes.grpc(path, service, port, self._place.rules_of(port))
+        )
+        while data:
+            writer.write(health.feed(data))
+            await writer.drain()
+            data = await reader.read(_CHUNK)
+
+    async def _pass_on(
+        self, data: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Connect to the application, which wakes it, and carry both ways for as long as both like."""
+        log.info("passed on port=%d tls=%s", self._target[1], self._tls)
+        sock = await self._dial()
+        inner_reader, inner_writer = await self._open(sock, server=False)
+        inner_writer.write(data)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(_carry(reader, inner_writer))
+                both.create_task(_carry(inner_reader, writer))
+        except* OSError:
+            # What one side gets the other one gets.
+            writer.transport.abort()
+            inner_writer.transport.abort()
+        finally:
+            inner_writer.close()
+
+    async def _dial(self) -> socket.socket:
+        family = self._sock.family
+        while True:
+            sock = _inside(self._place.namespace, lambda: socket.socket(family))
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            try:
+                await self._loop.sock_connect(sock, self._target)
+            except TimeoutError:
+                sock.close()  # nobody wakes it now; the daemon may be away
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                return sock
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(_CHUNK):
+        writer.write(data)
+        await writer.drain()
+    if writer.can_write_eof():
+        writer.write_eof()
+    else:
+        writer.close()
+
+
+async def _end(reader: asyncio.StreamReader) -> None:
+    """Wait until the other side has closed."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(GOODBYE):
+            while await reader.read(_CHUNK):
+                continue
+
+
+def _trusting() -> ssl.SSLContext:
+    """As the kubelet: it verifies no certificate of a pod's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class Responder:
+    """All places of a node."""
+
+    def __init__(self, control: socket.socket, certificate: ssl.SSLContext | None) -> None:
+        self._control = control
+        self._certificate = certificate
+        self._loop = asyncio.get_running_loop()
+        self._places: dict[str, Place] = {}
+        self._open: set[asyncio.Task[None]] = set()
+        self._retired = False
+        self._over = asyncio.Event()
+        self._loop.add_reader(control, self._asked)
+
+    async def run(self) -> None:
+        """Until it is told to go and everything is over."""
+        await self._over.wait()
+
+    # --- control ---
+
+    def _asked(self) -> None:
+        client, _ = self._control.accept()
+        with client, contextlib.suppress(OSError):
+            client.settimeout(1.0)
+            data, fds, _, _ = socket.recv_fds(client, _CHUNK, 8)
+            try:
+                answer = self._obey(json.loads(data), fds)
+            except (OSError, ValueError, KeyError) as error:
+                log.exception("refused")
+                answer = {"error": str(error)}
+            client.send(json.dumps(answer).encode())
+
+    def _obey(self, order: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        match order["do"]:
+            case "port":
+                return {"pid": os.getpid(), "port": self._again(order["pod"])}
+            case "listen":
+                return {"port": self._listen(order["pod"], fds)}
+            case "rules":
+                place = self._places.get(order["pod"])
+                if place is not None:
+                    for port, rules in order["rules"].items():
+                        place.rules[int(port)] = Rules.decoded(rules)
+            case "leave":
+                self._leave(order["pod"])
+            case "keep":
+                for pod in set(self._places) - set(order["pods"]):
+                    self._leave(pod)
+            case "retire":
+                self._retired = True
+                self._loop.remove_reader(self._control)
+                for pod in list(self._places):
+                    self._leave(pod)
+                self._loop.call_later(LINGER, self._see)
+            case _:
+                pass  # of another version
+        return {"pid": os.getpid()}
+
+    def _again(self, pod: str) -> int:
+        """The port of a pod where it still listens, 0 for none."""
+        place = self._places.get(pod)
+        if place is None:
+            return 0
+        if place.timer is not None:
+            place.timer.cancel()
+            place.timer = None
+        return place.port
+
+    def _listen(self, pod: str, fds: list[int]) -> int:
+        namespace, *listeners = fds
+        before = self._places.pop(pod, None)
+        if before is not None:
+            self._forget(before)
+        place = Place([socket.socket(fileno=fd) for fd in listeners], namespace)
+        self._places[pod] = place
+        for listener in place.listeners:
+            listener.setblocking(False)
+            self._loop.add_reader(listener, self._accept, listener, place)
+        return place.port
+
+    def _leave(self, pod: str) -> None:
+        place = self._places.get(pod)
+        if place is not None and place.timer is None:
+            place.timer = self._loop.call_later(LINGER, self._left, pod)
+
+    def _left(self, pod: str) -> None:
+        self._forget(self._places.pop(pod))
+        self._see()
+
+    def _forget(self, place: Place) -> None:
+        for listener in place.listeners:
+            self._loop.remove_reader(listener)
+            self._accept(listener, place)  # what waits there would be reset
+        if place.timer is not None:
+            place.timer.cancel()
+        place.close()
+
+    def _see(self) -> None:
+        if self._retired and not self._open and not self._places:
+            self._over.set()
+
+    # --- connections ---
+
+    def _accept(self, listener: socket.socket, place: Place) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            # By its own number only a neighbour in the pod can have asked for it.
+            if sock.getsockname()[1] == place.port or len(self._open) >= MOST:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                sock.close()
+                continue
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            task = self._loop.create_task(self._converse(sock, place))
+            self._open.add(task)
+            task.add_done_callback(self._done)
+
+    async def _converse(self, sock: socket.socket, place: Place) -> None:
+        try:
+            await Conversation(sock, place, self._certificate).hold()
+        except (OSError, TimeoutError, h2.exceptions.ProtocolError) as error:
+            log.debug("ended: %s", error)
+        except Exception:
+            log.exception("broke")
+        finally:
+            sock.close()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._open.discard(task)
+        self._see()
+
+
+def _context(certificate: str) -> ssl.SSLContext | None:
+    """A TLS server's context; None without a certificate, and then TLS is passed on."""
+    if not certificate:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+async def _serve(control: socket.socket, certificate: str) -> None:
+    await Responder(control, _context(certificate)).run()
+
+
+def main(argv: list[str]) -> int:
+    """Run until told to go; SIGTERM is somebody else's, and ends it at once."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    syscall.prctl(syscall.PR_SET_NAME, b"zp-responder")
+    with socket.socket(fileno=int(argv[1])) as control:
+        control.setblocking(False)
+        asyncio.run(_serve(control, argv[2] if len(argv) > 2 else ""))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
