@@ -16,7 +16,7 @@ from typing import Any
 from checkpointer import api
 from checkpointer.apiview import ApiView
 from checkpointer.containers import Record
-from checkpointer.kubernetes import errors, telling
+from checkpointer.kubernetes import errors, shares, telling
 from checkpointer.kubernetes.client import Client
 from checkpointer.kubernetes.model import Model
 from checkpointer.kubernetes.pods import Pod
@@ -26,6 +26,7 @@ from checkpointer.kubernetes.rights import Feature
 from checkpointer.kubernetes.telling import Event
 from checkpointer.kubernetes.watch import Watch
 from checkpointer.kubernetes.work import Work, pause
+from checkpointer.lifecycle import State
 from checkpointer.node import Node
 from checkpointer.settings import Settings
 
@@ -127,6 +128,8 @@ class Side:
 
     def _note(self, transition: Any) -> None:
         info = transition.info
+        if info.state == State.WAKING and (pod := self._watch.get(info.uid)) is not None:
+            shares.lift(pod, info.container, info.pid)
         if self._model.note(info):
             self._work.add(info.uid)
         event = telling.tell(transition.before, info)

@@ -273,10 +273,8 @@ class ApiServer:
             before = self.read(resource, namespace, name)
             uid = body.get("metadata", {}).get("uid")
             if uid is not None and uid != before["metadata"].get("uid"):
-                text = (
-                    f"Precondition failed: UID in precondition: {uid}, UID in object meta: other"
-                )
-                raise Refused(409, "Conflict", text)
+                text = f'Pod "{name}" is invalid: metadata.uid: Invalid value: "{uid}": field is immutable'
+                raise Refused(422, "Invalid", text)
             after = _merged(before, body, by_name=by_name)
             return self.put(resource, after) if after != before else before
         self.read(resource, namespace, name)

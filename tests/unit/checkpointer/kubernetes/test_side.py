@@ -82,8 +82,9 @@ async def test_a_container_that_is_started_again_keeps_its_label(begin, daemon, 
     assert await quiet(side, server) == before
 
 
-async def test_the_label_goes_with_the_management(begin, daemon, cluster):
+async def test_the_label_goes_with_the_management(begin, daemon, cluster, monkeypatch):
     """A container has ended and none comes after it."""
+    monkeypatch.setattr("checkpointer.kubernetes.model.SETTLE", 0.2)
     daemon.knows("web", "RUNNING")
     begin(**LABELS)
     await until(lambda: cluster.label() == "RUNNING")
