@@ -145,18 +145,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
 
 
-def _parser() -> argparse.ArgumentParser:
-    # The same options before and after the command, as with kubectl.
+def _common() -> argparse.ArgumentParser:
+    """The same options before and after the command, as with kubectl.
+
+    Each time new ones: a default that one parser gets would be another's that shares them, and win over what was given.
+    """
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-o", "--output", choices=("text", "json"), default=argparse.SUPPRESS)
     common.add_argument("--socket", type=Path, default=argparse.SUPPRESS)
+    return common
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "zeropod",
         description="Pods on this node that sleep and wake.",
         epilog="Exit codes: 0 done, 1 not possible, 2 usage, 3 no such container, 4 no daemon.",
-        parents=[common],
+        parents=[_common()],
     )
     parser.set_defaults(output="text", socket=settings.Settings().socket)
+    common = _common()
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("status", help="the daemon and its helpers", parents=[common])
     what = "[NAMESPACE/]POD[/CONTAINER]"

@@ -13,6 +13,15 @@ def test_without_a_daemon_it_says_what_to_check_and_exits_4(tmp_path, capsys):
     assert "is the zeropod daemon running" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--socket", "{}", "list"], ["list", "--socket", "{}"]])
+def test_the_socket_may_be_named_on_either_side_of_the_command(words, tmp_path, capsys):
+    """Where nobody listens it is named in the message, so it was the one that was tried."""
+    wanted = str(tmp_path / "nobody")
+
+    assert cli.main([word.format(wanted) for word in words]) == 4
+    assert wanted in capsys.readouterr().err
+
+
 def test_what_does_not_wake_before_an_uninstallation_is_named(capsys):
     """With why, and an exit code that stops what comes next."""
     answers = [
