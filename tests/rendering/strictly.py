@@ -31,6 +31,7 @@ KINDS = {
     "Secret": models.V1Secret,
     "Service": models.V1Service,
     "ServiceAccount": models.V1ServiceAccount,
+    "StatefulSet": models.V1StatefulSet,
     "ConfigMap": models.V1ConfigMap,
 }
 
