@@ -66,6 +66,9 @@ class Settings:
     in_place_scaling: bool = False
     """Lower the requests of containers that sleep to 1m of CPU and 1Ki of memory, and give them back at the wake."""
 
+    startup_taint: bool = False
+    """Take the taint `zeropod.ctrox.dev/not-ready` off the node when the plugin is there."""
+
     kubeconfig: str = ""
     """How to reach the Kubernetes API; without it as the service account of the pod that this runs in."""
 
@@ -77,4 +80,6 @@ class Settings:
 
     def kubernetes(self) -> bool:
         """Whether anything is to be told to the Kubernetes API."""
-        return self.status_labels or self.status_events or self.in_place_scaling
+        return (
+            self.status_labels or self.status_events or self.in_place_scaling or self.startup_taint
+        )

@@ -23,6 +23,7 @@ from checkpointer.kubernetes.pods import Pod
 from checkpointer.kubernetes.reconciler import Reconciler
 from checkpointer.kubernetes.recorder import Recorder, Series
 from checkpointer.kubernetes.rights import Feature
+from checkpointer.kubernetes.taint import AGAIN, Taint
 from checkpointer.kubernetes.telling import Event
 from checkpointer.kubernetes.watch import Watch
 from checkpointer.kubernetes.work import Work, pause
@@ -38,8 +39,8 @@ WORKERS = 4
 LAST = 3.0
 """Seconds that a daemon on its way out still works on what has happened."""
 
-Key = str | Series
-"""A pod's uid, or an event."""
+Key = str | Series | Taint
+"""A pod's uid, an event, or what keeps pods off the node."""
 
 
 class Side:
@@ -52,15 +53,17 @@ class Side:
 
     def __init__(self, settings: Settings, client: Client) -> None:
         self._client = client
-        labels, events, scaling = (
+        labels, events, scaling, taint = (
             Feature(name, f"zeropod-{name}", wanted=wanted)
             for name, wanted in (
                 ("status-labels", settings.status_labels),
                 ("status-events", settings.status_events),
                 ("in-place-scaling", settings.in_place_scaling),
+                ("startup-taint", settings.startup_taint),
             )
         )
-        self._labels, self._events, self._scaling = labels, events, scaling
+        self._labels, self._events, self._scaling, self._arrival = labels, events, scaling, taint
+        self._taint = Taint(settings.node_name)
         self._model = Model()
         self._work: Work[Key] = Work()
         self._watch = Watch(client, settings.node_name, self._work.add, self._heard)
@@ -73,6 +76,7 @@ class Side:
         self._outage = 0
         self._list_denied = False
         self._following: asyncio.Task[None] | None = None
+        self._arriving: asyncio.Task[None] | None = None
 
     # --- the daemon's loop -------------------------------------------------------------------------------------------
 
@@ -84,6 +88,9 @@ class Side:
         self._following = asyncio.get_running_loop().create_task(
             self._follow(node, node.history.last, complete=node.swept), name="kubernetes"
         )
+        if self._arrival.wanted:
+            task = self._wait_for_plugin(node)
+            self._arriving = asyncio.get_running_loop().create_task(task, name="startup taint")
         if self._labels.wanted or self._scaling.wanted:
             self._watch.start()
         for thread in self._threads:
@@ -91,10 +98,10 @@ class Side:
 
     async def close(self) -> None:
         """Stop; what is not done by then is for the next daemon, which compares what is with what should be."""
-        if self._following is not None:
-            self._following.cancel()
+        for task in filter(None, (self._following, self._arriving)):
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._following
+                await task
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST):
                 while len(self._work) and not self._outage:  # noqa: ASYNC110 - threads do it
@@ -118,6 +125,12 @@ class Side:
                 except Exception:
                     log.exception("transition.broke", extra={"pod": transition.info.pod})
             last = newest
+
+    async def _wait_for_plugin(self, node: Node) -> None:
+        """Pods may come as soon as the plugin has said who there is."""
+        while not node.swept:  # noqa: ASYNC110 - once in a daemon's life
+            await asyncio.sleep(0.2)
+        self._work.add(self._taint)
 
     def _load(self, node: Node) -> None:
         found = node.infos(api.m.Query())
@@ -186,6 +199,8 @@ class Side:
     def _do(self, key: Key) -> float:
         if isinstance(key, Series):
             return self._post(key)
+        if isinstance(key, Taint):
+            return self._arrive(key)
         again, settled = self._reconciler.look(key), self._model.settled(key)
         return min(filter(None, (again, settled)), default=0.0)
 
@@ -200,6 +215,14 @@ class Side:
             self._recorder.drop(series)
             return 0.0
 
+    def _arrive(self, taint: Taint) -> float:
+        try:
+            if self._arrival.on() and taint.take_off(self._client):
+                log.info("taint.removed", extra={"node": taint.node})
+        except errors.Denied as denied:
+            self._arrival.deny(denied)
+        return AGAIN
+
     def _end(self) -> None:
         self._watch.close()
         for thread in self._threads:
@@ -209,7 +232,7 @@ class Side:
 
     @property
     def _features(self) -> tuple[Feature, ...]:
-        return self._labels, self._events, self._scaling
+        return self._labels, self._events, self._scaling, self._arrival
 
     def features(self) -> Mapping[str, str]:
         """Each feature that is wanted, and why it is off; "" if it is on. From any thread."""

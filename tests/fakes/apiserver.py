@@ -275,6 +275,9 @@ class ApiServer:
             if uid is not None and uid != before["metadata"].get("uid"):
                 text = f'Pod "{name}" is invalid: metadata.uid: Invalid value: "{uid}": field is immutable'
                 raise Refused(422, "Invalid", text)
+            seen = body.get("metadata", {}).get("resourceVersion")
+            if seen is not None and seen != before["metadata"]["resourceVersion"]:
+                raise Refused(409, "Conflict", "the object has been modified")
             after = _merged(before, body, by_name=by_name)
             return self.put(resource, after) if after != before else before
         self.read(resource, namespace, name)

@@ -32,6 +32,7 @@ SWITCHES = {
     "in-place-scaling": "inPlaceScaling",
     "metrics": "metrics",
     "runtimeclass": "runtimeClass",
+    "startup-taint": "startupTaint",
     "status-events": "statusEvents",
     "status-labels": "statusLabels",
 }

@@ -28,6 +28,7 @@ def test_without_its_flags_the_client_is_not_imported():
         (["--status-labels"], True),
         (["--status-labels=true"], True),
         (["--status-labels=false"], False),
+        (["--startup-taint"], True),
         (["--in-place-scaling", "--status-events=false"], True),
     ],
 )
