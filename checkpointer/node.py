@@ -387,10 +387,8 @@ class Node:
         Raises:
             rpc.TtrpcError: NOT_FOUND; FAILED_PRECONDITION with the reason why it did not work.
         """
-        moves = (
-            self._move(r, sleep=sleep, timeout=timeout)
-            for r in queries.asked(query, self._known.values())
-        )
+        records = queries.movable(query, self._known.values(), self._actors)
+        moves = (self._move(record, sleep=sleep, timeout=timeout) for record in records)
         return list(await asyncio.gather(*moves))
 
     async def _move(self, record: containers.Record, *, sleep: bool, timeout: float) -> Any:

@@ -1,6 +1,6 @@
 """Which containers a query of the API means; pure."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from checkpointer.containers import Record
@@ -36,3 +36,13 @@ def asked(query: Any, records: Iterable[Record]) -> list[Record]:
             "runtimeClassName zeropod)",
         )
     return found
+
+
+def movable(query: Any, records: Iterable[Record], managed: Container[str]) -> list[Record]:
+    """Those that are to sleep or wake: of what is meant, what is managed; if nothing is, all, to say why.
+
+    Raises:
+        rpc.TtrpcError: NOT_FOUND.
+    """
+    meant = asked(query, records)
+    return [record for record in meant if record.id in managed] or meant

@@ -25,10 +25,13 @@ CHECKPOINTER = "checkpointer"
 
 NODE_LABEL = "zeropod.ctrox.dev/node"
 
-OBSERVER = "bind them to a role with get, list and watch on pods and list on events (ClusterRole `view` has them)"
+OBSERVER = "ClusterRole `view` grants it: get, list and watch on pods, list on events"
 OPERATOR = (
-    f"this needs get and list on pods, and get and create on pods/exec, in namespace {SYSTEM}"
+    "Role `zeropod-operator` of manifests/kubectl/operator.yaml grants it: get and list on pods, get and create on "
+    f"pods/exec, in namespace {SYSTEM}"
 )
+DOCTOR = "ClusterRole `zeropod-operator` of manifests/kubectl/operator.yaml grants it"
+"""Remedies for what is denied."""
 
 _CALL = 30.0
 """Seconds for one answer of the API server."""
@@ -100,7 +103,7 @@ class Cluster:
 
     def nodes(self) -> list[Object]:
         """All nodes."""
-        return self._items(self._core.list_node, "this needs list on nodes")
+        return self._items(self._core.list_node, DOCTOR)
 
     def system_pods(self) -> list[Object]:
         """The pods of zeropod itself, one a node."""

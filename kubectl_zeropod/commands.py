@@ -12,7 +12,7 @@ from typing import Any
 
 from kubectl_zeropod import errors, printing, sleepers
 from kubectl_zeropod.cluster import Cluster
-from kubectl_zeropod.doctor import Doctor
+from kubectl_zeropod.doctor import FAILED, SKIPPED, Doctor
 from kubectl_zeropod.nodes import Ask, Nodes, reference
 from kubectl_zeropod.sleepers import Object, Sleeper
 
@@ -131,7 +131,10 @@ class Commands:
         else:
             rows = [(one.check, one.on, one.result, printing.clean(one.text)) for one in findings]
             self._table(("CHECK", "ON", "RESULT", "MESSAGE"), rows)
-        return errors.FAILED if any(one.result == "failed" for one in findings) else errors.DONE
+        results = {one.result for one in findings}
+        if results == {SKIPPED}:
+            return errors.DENIED
+        return errors.FAILED if FAILED in results else errors.DONE
 
     # --- which ---
 
@@ -152,6 +155,9 @@ class Commands:
         pods = self._pods()
         if not self._args.pods:
             pods = [pod for pod in pods if sleepers.asks(pod)]
+        if self._args.all and self._args.command != "why":
+            # Where there are labels, a pod without one is not managed: it is meant as little as any other.
+            pods = [pod for pod in pods if _labelled(pod)] or pods
         if not (pods or self._args.all):
             raise errors.NotFoundError(
                 f"no pod with labels {self._args.selector} asks for zeropod in "
@@ -218,7 +224,7 @@ class Commands:
                 one.container,
                 WAKE,
                 timeout=_WAKING,
-                remedy=f"or {denied.remedy}",
+                remedy=f"ClusterRole `edit` grants it there; or {denied.remedy}",
             )
             if ran.status != SAID:
                 said = (ran.err or ran.reason).strip()
@@ -332,6 +338,10 @@ class Commands:
         for texts in rows:
             line(texts)
         return lambda one: line([text or "<none>" for _, text in cells(one)])
+
+
+def _labelled(pod: Object) -> bool:
+    return any(one.state for one in sleepers.of_pod(pod))
 
 
 def _row(one: Sleeper, now: dt.datetime) -> tuple[tuple[str, str], ...]:

@@ -33,3 +33,17 @@ def test_nobody_is_an_error_where_somebody_was_meant():
         queries.asked(api.m.Query(namespace="default", pod="db"), RECORDS)
 
     assert caught.value.code == rpc.Code.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("asked", "managed", "ids"),
+    [
+        ({"namespace": "default"}, {"1", "3"}, ["1"]),
+        ({"namespace": "default"}, {"3"}, ["2", "1"]),
+        ({"namespace": "default", "container": "cache"}, {"1"}, ["2"]),
+    ],
+)
+def test_a_pod_means_its_managed_containers(asked, managed, ids):
+    """A sidecar that is left alone does not make `zeropod wake` of the pod fail; named, it says why."""
+    found = queries.movable(api.m.Query(**asked), RECORDS, managed)
+    assert [record.id for record in found] == ids

@@ -300,6 +300,7 @@ def test_a_denied_exec_names_what_is_needed(api, run):
 
     assert code == 5
     assert 'cannot create resource "pods/exec"' in err
+    assert "`zeropod-operator`" in err
     assert "get and create on pods/exec, in namespace zeropod-system" in err
 
 
@@ -356,6 +357,7 @@ def test_who_may_not_exec_at_all_is_told_both_ways(api, run):
 
     assert code == 5
     assert 'in the namespace "default"' in err
+    assert "`edit`" in err
     assert "zeropod-system" in err
 
 
@@ -385,6 +387,19 @@ def test_one_that_cannot_be_woken_does_not_keep_others_asleep(api, run):
     assert len(lines(out)) == 10
     assert err.count("node-9 has no pod of zeropod") == 1
     assert "other/db/app RUNNING" in run("wake", "--all", "-A")[1]
+
+
+def test_all_does_not_mean_what_is_not_managed(api, run):
+    """Where there are status labels, these have none."""
+    seen: list = []
+    api.put("pods", sleeper("web", "SCALED_DOWN"))
+    api.put("pods", pod("shy", runtimeClassName="zeropod"))
+    api.answer_exec = daemon({"wake": [], "why": []}, seen)
+
+    assert run("wake", "--all")[0] == 0
+    assert [command[2] for _, _, command in seen] == ["default/web"]
+    run("why", "--all")
+    assert {command[2] for _, _, command in seen[1:]} == {"default/shy", "default/web"}
 
 
 def test_all_of_nothing_is_done(run):

@@ -172,3 +172,11 @@ def test_a_user_who_may_not_ask_daemons(api, run, daemons):
     api.deny("create", "pods/exec")
 
     assert [one[2] for one in findings(run, code=0)] == ["ok", "ok", "skipped", "skipped"]
+
+
+def test_a_user_who_may_look_at_nothing(api, run):
+    """Is told so by the exit code, too."""
+    api.deny("list", "pods")
+
+    [one] = findings(run, code=5)
+    assert "`zeropod-operator`" in one[3]
