@@ -54,10 +54,12 @@ def wake(container: Container) -> str | None:
         return "tcp-connect"
     if came is None:
         return None
-    # If no connection from before has carried it, one that has ended already did.
-    return (
-        "tcp-connect" if came in container.heeded and not _talked(table, own, doze) else "tcp-data"
-    )
+    if came not in container.heeded:
+        return "tcp-data"
+    # Taken anew, since it may have come after the table was. If no connection from before has carried it, one that has
+    # ended already did.
+    table = sockets.table(application, talks=True)
+    return "tcp-data" if _talked(table, own, doze) else "tcp-connect"
 
 
 def _talked(table: list[sockets.Socket], own: set[int], doze: Doze) -> bool:

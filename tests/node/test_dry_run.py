@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from node import sleepers
@@ -37,7 +38,25 @@ def start(
 
 
 def would_sleep(one: sleepers.Sleeper) -> None:
-    cri.until(lambda: one.info()["would_sleep"], 15)
+    reach(one, lambda found: found["would_sleep"])
+
+
+def woken(one: sleepers.Sleeper, *causes: str) -> None:
+    """Wait until each of these would have woken it once."""
+    reach(one, lambda found: dict(found["would_wakes"]) == dict.fromkeys(causes, 1))
+
+
+def reach(one: sleepers.Sleeper, condition: Callable[[dict[str, Any]], object]) -> None:
+    found: dict[str, Any] = {}
+
+    def reached() -> bool:
+        found.update(one.info())
+        return bool(condition(found))
+
+    try:
+        cri.until(reached, 30)
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}: {found}") from error
 
 
 def wakes(one: sleepers.Sleeper) -> dict[str, int]:
@@ -71,19 +90,19 @@ def test_each_cause_of_a_wake(pods: Pods) -> None:
         talk.ask("1")
         would_sleep(one)
         talk.ask("1")
-        cri.until(lambda: wakes(one) == {"tcp-data": 1}, 5)
+        woken(one, "tcp-data")
         would_sleep(one)
         one.ask("1")
-        cri.until(lambda: wakes(one) == {"tcp-data": 1, "tcp-connect": 1}, 5)
+        woken(one, "tcp-data", "tcp-connect")
         would_sleep(one)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
-            plain.settimeout(5)
+            plain.settimeout(20)
             plain.sendto(b"hello", (one.ip, 9))
             assert plain.recv(100) == b"hello"
-        cri.until(lambda: wakes(one) == {"tcp-data": 1, "tcp-connect": 1, "udp": 1}, 5)
+        woken(one, "tcp-data", "tcp-connect", "udp")
         would_sleep(one)
         assert one.container.exec(["true"]).code == 0
-        cri.until(lambda: wakes(one) == {"tcp-data": 1, "tcp-connect": 1, "udp": 1, "exec": 1}, 5)
+        woken(one, "tcp-data", "tcp-connect", "udp", "exec")
         would_sleep(one)
     assert one.info()["would_sleeps"] == 5
     assert one.info()["wakes"] == 0
@@ -113,7 +132,7 @@ def test_what_stands_in_the_way_is_said(pods: Pods) -> None:
     """An application that could not be checkpointed would not sleep, with the same reason as without a dry run."""
     folder = "/tmp/..2026_01_01_00_00_00.1"
     one = start(pods, f"os.makedirs('{folder}'); os.chdir('{folder}')")
-    cri.until(lambda: one.info()["reason"], 15)
+    reach(one, lambda found: found["reason"])
     found = one.info()
     assert not found["would_sleeps"]
     assert found["kind"] == "unsupported"
@@ -125,7 +144,7 @@ def test_watch_and_log_tell(pods: Pods, zeropod: Callable[..., cri.Result]) -> N
     one = start(pods)
     would_sleep(one)
     one.ask("1")
-    cri.until(lambda: wakes(one), 5)
+    woken(one, "tcp-connect")
     log = Path("/var/log/node/daemon.log").read_text(errors="replace")
     assert "container.would_sleep" in log
     assert "container.would_wake" in log
