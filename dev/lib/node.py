@@ -239,8 +239,13 @@ class Node:
 
     # --- use -----------------------------------------------------------------
 
-    def entry(self, program: Sequence[str], *, cwd: str = "/") -> List[str]:
+    def entry(self, program: Sequence[str], *, cwd: str = "/", slower: float = 1.0) -> List[str]:
         """The host's command line that runs a program in the node.
+
+        Args:
+            program: its words.
+            cwd: where.
+            slower: how many times slower the node is than alone on this machine.
 
         Raises:
             DevError: The node does not run.
@@ -253,7 +258,7 @@ class Node:
         enter = ["nsenter", "-t", str(pid), "-m", "-n", "-p", "-u", "-i", "-C", "-r", "--",
                  "env", "-i", "-C", cwd, "PATH=" + sandbox.PATH, "HOME=/root", "LANG=C.UTF-8",
                  "TERM=" + os.environ.get("TERM", "dumb"), "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1",
-                 "%s=%g" % (patience.VARIABLE, patience.FACTOR), *(KUBECTL if facts.get("kubernetes") else ()),
+                 "%s=%g" % (patience.VARIABLE, slower * patience.FACTOR), *(KUBECTL if facts.get("kubernetes") else ()),
                  *program]  # fmt: skip
         groups = [group + "/" + cgroups.LEAF for group in facts["cgroups"]]
         return ["sh", "-c", JOIN, "sh", *groups, "--", *enter]

@@ -41,6 +41,9 @@ UNPRIVILEGED = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "
 #: Why the second containerd is left out where it cannot be built.
 NO_GO = "containerd 2.3 is built from source and there is no Go on this machine"
 
+#: How many times slower a node is beside others.
+CROWDED = 2.0
+
 #: So many failures may be of the moment; more are not.
 FEW = 4
 
@@ -71,6 +74,7 @@ class Suites:
         self.limit = limit
         self.kernel = kernel
         self.everything = everything
+        self.slower = 1.0
         self.tiers: dict[str, Callable[[], list[Result]]] = {
             "lint": self.lint,
             "unit": self.unit,
@@ -185,6 +189,7 @@ class Suites:
     def _at_once(self, wanted: Sequence[Run], work: Work) -> List[Result]:
         """Several runs side by side; each prints its lines with its name."""
         wanted = runs.undivided(wanted) if self.arguments else wanted
+        self.slower = CROWDED if min(len(wanted), runs.AT_ONCE) > 1 else 1.0
         with ThreadPoolExecutor(runs.AT_ONCE) as pool:
             futures = [pool.submit(self._timed, run, work) for run in wanted]
             try:
@@ -230,7 +235,8 @@ class Suites:
         try:
             node.start(self.environment, variant=run.containerd, zeropod=run.zeropod)
             words = self._pytest([run.folder], "/var/log/node/junit.xml", ["-vv", *run.options()])
-            status, _ = process.follow(node.entry(words, cwd="/src"), run.name)
+            entry = node.entry(words, cwd="/src", slower=self.slower)
+            status, _ = process.follow(entry, run.name)
             result = report.read(run.name, node.state / "log/node/junit.xml", status)
             if result.failed or result.problem:
                 node.report()

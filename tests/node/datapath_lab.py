@@ -32,7 +32,7 @@ TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_OPTIONS = 19, 20, 21, 22
 TCP_TIMESTAMP, TCP_REPAIR_WINDOW = 24, 29
 TCP_RECV_QUEUE, TCP_SEND_QUEUE = 1, 2
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
-PATIENCE = patience.seconds(5)  # for anything that must happen
+PATIENCE = patience.seconds(15)  # for anything that must happen
 
 
 class Namespace:
@@ -140,7 +140,7 @@ def port_of(sock: socket.socket) -> int:
     return int(sock.getsockname()[1])
 
 
-def until(condition: Callable[[], object], seconds: float = 5) -> None:
+def until(condition: Callable[[], object], seconds: float = 15) -> None:
     """Wait for a condition; fail when it does not come."""
     patience.until(condition, seconds, pause=0.005)
 

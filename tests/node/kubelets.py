@@ -190,7 +190,7 @@ class Kubelet:
         """End it; its cgroup goes, too."""
         with self._process:
             self._process.kill()
-        patience.until(lambda: not (self.cgroup / "cgroup.procs").read_text(), 5)
+        patience.until(lambda: not (self.cgroup / "cgroup.procs").read_text(), 30)
         self.cgroup.rmdir()
 
 

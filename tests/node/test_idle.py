@@ -15,7 +15,7 @@ from node import sleepers as plain
 from node.clients import NODE, PORT, Listener, Sleeper, Sleepers, Talker, until
 from node.lines import Lines
 
-from dev import cri
+from dev import cri, patience
 
 PREFIX = "zeropod.ctrox.dev/"
 
@@ -119,9 +119,10 @@ def test_max_request_bounds_the_wait(sleepers: Sleepers, pods: Callable[..., cri
     one = talker(sleepers, pods, max_request="3s")
     with Talker(one.ip) as client:
         started = time.monotonic()
-        client.say("slow", 6)
+        client.say("slow", 12)
         one.reach("ASLEEP")
-        assert 2.5 < time.monotonic() - started < 5.9
+        assert time.monotonic() - started > 3
+        assert client.quiet(), "it slept after the answer"
         with Talker(one.ip) as other, concurrent.futures.ThreadPoolExecutor(1) as pool:
             answer = pool.submit(client.hear)
             until(lambda: other.ask("add") and answer.done())
@@ -190,7 +191,7 @@ def test_a_scraper_neither_keeps_awake_nor_wakes(
         started = time.monotonic()
         while one.info()["state"] == "RUNNING":
             assert scrape(one, scraper, 0.5) in {"metrics", ""}
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < patience.seconds(30)
             time.sleep(0.2)
         one.reach("ASLEEP")
         assert scrape(one, scraper, 1.0) == ""
@@ -238,7 +239,7 @@ def test_an_ignored_request_is_not_cut(
         with Talker(one.ip) as client:
             client.ask("add")
         sock.sendall(b"slow 60\n")
-        one.reach("ASLEEP", timeout=25)
+        one.reach("ASLEEP", timeout=50)
 
 
 @pytest.mark.annotation("ignore-ports")

@@ -16,7 +16,7 @@ import pytest
 from node import sleepers
 from node.plugins import Plugin
 
-from dev import cri
+from dev import cri, patience
 from dev.runtime import SOCKET
 from nri_plugin import injection, seccomp
 from ttrpc import messages
@@ -78,7 +78,7 @@ def injected(record: Any) -> bool:
 
 def wait_for(container: cri.Container, text: str) -> None:
     """Wait until a container has logged a text."""
-    cri.until(lambda: text in container.logs(), 10)
+    cri.until(lambda: text in container.logs(), 30)
 
 
 def untouched(record: Any) -> bool:
@@ -99,8 +99,8 @@ def test_pid_1_is_the_supervisor(pods: Callable[..., cri.Pod], plugin: Plugin) -
         return [Path(f"/proc/{pid}/comm").read_text() for pid in children.read_text().split()]
 
     # Between fork and exec it has the supervisor's name.
-    cri.until(lambda: names() == ["redis-server\n"], 10)
-    cri.until(lambda: container.exec(["redis-cli", "ping"]).out == "PONG\n", 10)
+    cri.until(lambda: names() == ["redis-server\n"], 30)
+    cri.until(lambda: container.exec(["redis-cli", "ping"]).out == "PONG\n", 30)
 
 
 @pytest.mark.both
@@ -183,7 +183,7 @@ def test_sigterm_reaches_the_application(pods: Callable[..., cri.Pod]) -> None:
     wait_for(container, "ready")
     started = time.monotonic()
     assert container.stop(20).exit_code == 42
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < patience.seconds(15)
     assert "caught" in container.logs()
 
 

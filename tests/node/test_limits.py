@@ -110,7 +110,7 @@ def test_a_pids_limit_that_leaves_no_room(pods: Pods) -> None:
         one.sleep()
         (group / "pids.max").write_text("3")
         talk.send("memory['a']")
-        cri.until(lambda: one.info()["kind"] == "no-room-tasks", 10)
+        cri.until(lambda: one.info()["kind"] == "no-room-tasks", 30)
         assert str(group) in one.why()
         assert one.info()["failed_wakes"] == 0
         (group / "pids.max").write_text("max")

@@ -94,7 +94,7 @@ def test_series_end_with_their_container(asleep: Any) -> None:
     one, series = asleep
     assert series.any()
     one.container.pod.remove()
-    patience.until(lambda: not series.any(), 10)
+    patience.until(lambda: not series.any(), 30)
 
 
 def test_an_unmanaged_container_is_counted(pods: Pods) -> None:

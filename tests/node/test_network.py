@@ -63,7 +63,7 @@ def test_mptcp_is_off_for_who_is_managed_only(pods: Pods) -> None:
     other = pod.run("localhost/busybox:1", ["sleep", "1000"], name="other")
     assert enabled(other.pid) == "0"
     managed.stop(0)
-    cri.until(lambda: enabled(other.pid) == "1", 10)
+    cri.until(lambda: enabled(other.pid) == "1", 30)
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["before", "meanwhile"])
@@ -84,7 +84,7 @@ def test_mptcp_is_given_back_by_another_plugin(pods: Pods, plugin: Plugin, away:
     if not away:
         assert enabled(other.pid) == "0"
         managed.stop(0)
-    cri.until(lambda: enabled(other.pid) == "1", 10)
+    cri.until(lambda: enabled(other.pid) == "1", 30)
 
 
 def test_an_mptcp_socket_that_is_there_is_refused(pods: Pods) -> None:

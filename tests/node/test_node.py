@@ -193,7 +193,7 @@ def test_services_come_back(runtime: cri.Runtime) -> None:
         except grpc.RpcError:
             return False
 
-    cri.until(answers, 20)
+    cri.until(answers, 30)
 
 
 def test_plan_names_the_variant() -> None:

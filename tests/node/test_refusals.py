@@ -93,7 +93,7 @@ def test_no_port(pods: Pods) -> None:
     pod = pods(annotations={sleepers.SCALEDOWN: "1s"})
     one = sleepers.Sleeper(pod.run("localhost/busybox:1", ["sleep", "1000"]))
     sleepers.known(one)
-    cri.until(lambda: "no port" in one.why(), 10)
+    cri.until(lambda: "no port" in one.why(), 30)
     time.sleep(2)
     assert one.state == "RUNNING"
     assert one.info()["sleeps"] == 0
@@ -131,7 +131,7 @@ def test_not_managed(
     one = pods(**{"annotations": {sleepers.SCALEDOWN: "1s"}, **pod})
     plain = one.run("localhost/busybox:1", ["sleep", "1000"], **container)
     reference = f"default/{one.name}"
-    cri.until(lambda: "UNMANAGED" in zeropod("list", reference).out, 10)
+    cri.until(lambda: "UNMANAGED" in zeropod("list", reference).out, 30)
     why = zeropod("why", reference)
     assert why.code == 0
     assert said in why.out
@@ -147,7 +147,7 @@ def test_unmanaged_pod(pods: Pods, zeropod: Run) -> None:
     """A pod that does not ask for zeropod is not listed, has its own PID 1 and never sleeps."""
     plain = pods()
     container = plain.run("localhost/python:1", ["python3", "-c", sleepers.code()])
-    cri.until(lambda: "up" in container.logs(), 20)
+    cri.until(lambda: "up" in container.logs(), 30)
     with sleepers.Talk(plain.ip) as talk:
         assert talk.ask("os.getpid()") == 1
     assert zeropod("list", f"default/{plain.name}").out.count("\n") == 1

@@ -65,7 +65,7 @@ def test_it_sleeps_again_and_again(pods: Pods) -> None:
     """After a wake the idle time starts anew, and it falls asleep by itself a second and a third time."""
     one = sleepers.python(pods, scaledown="1s")
     for number in (1, 2, 3):
-        found = one.reach("ASLEEP", timeout=15)
+        found = one.reach("ASLEEP")
         assert (found["sleeps"], found["cause"]) == (number, "idle")
         one.ask("1")
     one.unharmed()
@@ -80,7 +80,7 @@ def test_traffic_keeps_it_awake(pods: Pods) -> None:
             assert talk.ask("1") == 1
             time.sleep(0.4)
     assert one.info()["sleeps"] == 0
-    one.reach("ASLEEP", timeout=15)
+    one.reach("ASLEEP")
 
 
 @pytest.mark.annotation("scaledown-duration")
@@ -148,8 +148,8 @@ def test_without_room_it_waits(pods: Pods) -> None:
     one.sleep()
     one.container.update(memory=24 << 20)
     talk.send("len(ballast)")
-    one.reach("WAKING", timeout=10)
-    cri.until(lambda: "memory" in one.why(), 10)
+    one.reach("WAKING")
+    cri.until(lambda: "memory" in one.why(), 30)
     time.sleep(1)
     one.unharmed()
     one.container.update(memory=256 << 20)
@@ -326,9 +326,10 @@ def test_it_stays_awake_for_a_while_after_a_wake(pods: Pods) -> None:
     one = sleepers.python(pods, pod=pods(annotations=annotations))
     one.reach("ASLEEP")
     for wakes in (1, 2):
+        asked, said = time.monotonic(), set()
         assert one.ask("1") == 1
-        woke = time.monotonic()
-        cri.until(lambda: "min-awake is 6 s" in one.why(), 5)
-        one.reach("ASLEEP")
-        assert 5.5 < time.monotonic() - woke < 12
+        while one.state != "ASLEEP":
+            said.add("min-awake is 6 s" in one.why())
+        assert time.monotonic() - asked > 6
+        assert True in said
         assert one.info()["wakes"] == wakes

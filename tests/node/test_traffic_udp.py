@@ -86,7 +86,7 @@ def received(client: Datagrams, count: int) -> list[object]:
         return found[0] == count
 
     try:
-        until(complete, 5)
+        until(complete, 30)
     except TimeoutError:
         pass
     return found

@@ -91,7 +91,7 @@ def surroundings():
 
 def all_grow(before: list[int], look: Callable[[], list[int]]) -> None:
     """Wait until every number is greater than before."""
-    cri.until(lambda: all(now > then for now, then in zip(look(), before, strict=True)), 10)
+    cri.until(lambda: all(now > then for now, then in zip(look(), before, strict=True)), 30)
 
 
 @pytest.mark.both
@@ -106,7 +106,7 @@ def test_a_family_of_five(pods: Pods) -> None:
             assert one.tree() == []
             counted = talk.ask("counted()")
             # The application runs some milliseconds before criu, which it can see, has left.
-            cri.until(lambda: talk.ask("family()") == before, 10)
+            cri.until(lambda: talk.ask("family()") == before, 30)
             all_grow(counted, lambda: talk.ask("counted()"))
     assert len(one.tree()) == 5
     one.unharmed()
@@ -121,7 +121,7 @@ def test_children_that_end(pods: Pods) -> None:
     assert one.ask(orphan) == 0
     children = one.ask("[int(row[-1].split('/')[2]) for row in family()]")
     one.ask(f"[os.kill(pid, 9) for pid in {children} if pid not in (1, os.getpid())]")
-    cri.until(lambda: len([pid for pid in one.tree() if sleepers.alive(pid)]) == 1, 10)
+    cri.until(lambda: len([pid for pid in one.tree() if sleepers.alive(pid)]) == 1, 30)
     one.sleep()
     assert one.ask("1") == 1
 
@@ -175,13 +175,13 @@ def test_every_cgroup(pods: Pods) -> None:
     one.sleep()
     one.ask("memory.update(child=subprocess.Popen(['sleep', '100']))")
     one.reach("RUNNING")
-    cri.until(lambda: len(one.tree()) == 6, 10)
+    cri.until(lambda: len(one.tree()) == 6, 30)
     wanted = Path(f"/proc/{one.pid}/cgroup").read_text()
 
     def placed() -> bool:
         return {Path(f"/proc/{pid}/cgroup").read_text() for pid in one.tree()} == {wanted}
 
-    cri.until(placed, 5)
+    cri.until(placed, 30)
 
 
 def test_read_only_root(pods: Pods) -> None:
@@ -259,14 +259,14 @@ def test_pipes_on_stdio(pods: Pods) -> None:
         "localhost/python:1", ["sh", "-c", script], env={"CODE": sleepers.code()}, stdin=True
     )
     one = sleepers.Sleeper(container)
-    cri.until(lambda: "got up" in container.logs(), 20)
+    cri.until(lambda: "got up" in container.logs(), 30)
     sleepers.known(one)
     wanted = "got up\n"
     for number in range(3):
         one.sleep()
         one.ask(f"print('line {number}', flush=True)")
         wanted += f"got line {number}\n"
-    cri.until(lambda: container.logs() == wanted, 10)
+    cri.until(lambda: container.logs() == wanted, 30)
     one.unharmed()
 
 
@@ -383,5 +383,5 @@ def test_large_memory(pods: Pods) -> None:
         one.sleep()
         assert one.ask("ballast[123456789]") >= 0
         assert one.ask("hashlib.md5(ballast).hexdigest()", timeout=40) == digest
-        cri.until(lambda: not one.info()["draining"], 20)
+        cri.until(lambda: not one.info()["draining"], 30)
     one.unharmed()

@@ -231,7 +231,7 @@ def test_a_file_of_a_volume_is_deleted_asleep(pods: Pods, tmp_path: Path) -> Non
     (tmp_path / "file").rename(tmp_path / "away")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         answer = pool.submit(one.ask, "it.read()", timeout=60)
-        cri.until(lambda: "vol/file" in one.why(), 20)
+        cri.until(lambda: "vol/file" in one.why(), 30)
         (tmp_path / "away").rename(tmp_path / "file")
         assert answer.result() == "text"
     one.unharmed()

@@ -102,13 +102,13 @@ def test_interactive_exec(pods: Pods) -> None:
         shell.send(b"cat /data/secret; echo\n")
         assert shell.line() == "kept"
         assert one.reach("RUNNING")["wake_cause"] == "exec"
-        cri.until(lambda: "exec session" in one.why(), 10)
+        cri.until(lambda: "exec session" in one.why(), 30)
         time.sleep(2)
         assert one.state == "RUNNING"
         shell.send(b"echo $((40 + 2)) >&2\n")
         assert shell.line(STDERR) == "42"
         shell.send(b"exit\n")
-        cri.until(lambda: shell.ended, 10)
+        cri.until(lambda: shell.ended, 30)
     one.reach("ASLEEP")
     assert one.ask("1") == 1
 
@@ -134,7 +134,7 @@ def test_log_rotation(pods: Pods) -> None:
         rotate()
         one.ask(f"print('line {number + 2}', flush=True)")
         number += 3
-    cri.until(lambda: f"line {number - 1}" in log.read_text(), 10)
+    cri.until(lambda: f"line {number - 1}" in log.read_text(), 30)
     lines = [
         line.split(" ", 3)[3] for path in (*kept, log) for line in path.read_text().splitlines()
     ]
