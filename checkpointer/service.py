@@ -10,6 +10,9 @@ from ttrpc import server
 MOVE = 85.0
 """Seconds that Sleep and Wake wait for their container; the command line waits a little longer."""
 
+TOLD = 30.0
+"""Seconds for which a retirement waits for the Kubernetes API."""
+
 
 class Cluster(Protocol):
     """What `status` says of the Kubernetes API."""
@@ -19,6 +22,9 @@ class Cluster(Protocol):
 
     def pending(self) -> int:
         """How much of that is still to come."""
+
+    async def caught_up(self, node: Node, timeout: float) -> bool:
+        """Wait until it knows what the node knows; False if that takes longer."""
 
 
 def services(node: Node, cluster: Cluster | None = None) -> server.Services:
@@ -58,7 +64,11 @@ def services(node: Node, cluster: Cluster | None = None) -> server.Services:
         return api.m.Infos(containers=await node.move(request, sleep=False, timeout=MOVE))
 
     async def retire(request: Any, _: server.Context) -> Any:
-        return api.m.Infos(containers=await node.retire(request.timeout))
+        infos = await node.retire(request.timeout)
+        if cluster is not None:
+            # Labels go, requests are given back.
+            await cluster.caught_up(node, min(TOLD, request.timeout))
+        return api.m.Infos(containers=infos)
 
     async def watch(request: Any, _: server.Context) -> Any:
         transitions, last = await node.history.after(request.after)

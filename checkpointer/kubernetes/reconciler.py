@@ -107,11 +107,17 @@ class Reconciler:
             self._settle(pod)
         return again
 
-    def reasons(self, uid: str, container: str) -> str:
-        """Why a sleeping container keeps its requests, or has not got them back; "" if neither."""
+    def remark(self, uid: str, container: str) -> str:
+        """Why a sleeping container keeps its requests, or an awake one has not got them back; "" if neither."""
         with self._lock:
-            found = self._reasons.get(uid, {})
-            return found.get(container) or found.get("", "")
+            found, pending = self._reasons.get(uid, {}), self._pending.get(uid)
+        reason = found.get(container) or found.get("", "")
+        if reason:
+            return f"its requests are as they are because {reason}"
+        if pending is not None:
+            word, message = pending.pod.pending
+            return f"its requests are not in force, the kubelet calls that {word}: {message}"
+        return ""
 
     def pending(self) -> dict[tuple[str, str, str], int]:
         """Pods whose requests the kubelet has not put into force, by namespace, name and its word."""

@@ -199,7 +199,7 @@ class Recorder:
                 "namespace": series.namespace,
                 "name": series.pod,
                 "uid": series.uid,
-                "fieldPath": f"spec.containers{{{series.container}}}",
+                **_field(series.container),
             },
             "reason": event.reason,
             "action": event.reason,
@@ -212,6 +212,11 @@ class Recorder:
             "reportingComponent": REPORTER,
             "reportingInstance": self._node,
         }
+
+
+def _field(container: str) -> dict[str, str]:
+    """Which part of the pod; none if it is about the whole."""
+    return {"fieldPath": f"spec.containers{{{container}}}"} if container else {}
 
 
 def _path(series: Series) -> str:

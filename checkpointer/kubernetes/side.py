@@ -240,8 +240,16 @@ class Side:
 
     def remark(self, record: Record) -> str:
         """What the owner of a container should know of its requests; "" if nothing."""
-        reason = self._reconciler.reasons(record.uid, record.name)
-        return f"its requests are as they are because {reason}" if reason else ""
+        return self._reconciler.remark(record.uid, record.name)
+
+    async def caught_up(self, node: Node, timeout: float) -> bool:
+        """Wait until the cluster knows what the node knows; False if that takes longer. From the event loop."""
+        self._load(node)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while len(self._work):  # noqa: ASYNC110 - threads do it
+                    await asyncio.sleep(0.05)
+        return not len(self._work)
 
     def pending(self) -> int:
         """What is still to be done, requests to the API server to come."""

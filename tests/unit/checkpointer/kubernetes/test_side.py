@@ -15,6 +15,8 @@ LABELS = {"status_labels": True}
 EVENTS = {"status_events": True}
 SCALING = {"in_place_scaling": True}
 
+RECORD = Record("id-web", "pod", "web", "default", "uid-web", "app")
+
 CPU = "zeropod.ctrox.dev/cpu-requests"
 MEMORY = "zeropod.ctrox.dev/memory-requests"
 
@@ -363,11 +365,8 @@ async def test_a_guaranteed_pod_keeps_its_requests(begin, daemon, cluster, serve
     daemon.knows("web", "ASLEEP")
     side = begin(**SCALING, **EVENTS)
     await until(lambda: "RequestsKept" in cluster.events())
-    record = Record(
-        id="x", sandbox_id="s", pod="web", namespace="default", uid="uid-web", name="app"
-    )
 
-    assert "Guaranteed" in side.remark(record)
+    assert "Guaranteed" in side.remark(RECORD)
     assert cluster.requests() == {"cpu": "100m", "memory": "64Mi"}
     assert not patches(server)
 
@@ -478,6 +477,8 @@ async def test_a_node_that_is_full_is_told(begin, daemon, cluster, server):
     refuse(cluster, server, "Deferred")
     await until(lambda: "ResizeDeferred" in cluster.events())
     assert "the node is full" in cluster.events()["ResizeDeferred"]["message"]
+    assert "fieldPath" not in cluster.events()["ResizeDeferred"]["involvedObject"]
+    assert "the node is full" in side.remark(RECORD)
     assert side.view().unresized == {("default", "web", "Deferred"): 1}
     well = cluster.pod()
     well["status"]["conditions"] = []
@@ -501,3 +502,30 @@ async def test_what_is_infeasible_is_asked_for_again(begin, daemon, cluster, ser
 
     await until(lambda: cluster.requests() == {"cpu": "100m", "memory": "64Mi"})
     await until(lambda: cluster.annotations() == {})
+
+
+# --- the end -------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_uninstallation_leaves_nothing_in_the_api(begin, daemon, cluster, server):
+    """No label, and the requests that the pod came with."""
+    daemon.knows("web", "ASLEEP")
+    side = begin(**LABELS, **SCALING)
+    await until(lambda: cluster.requests()["cpu"] == "1m" and cluster.label() == "SCALED_DOWN")
+    daemon.knows("web", "UNMANAGED", reason="it is being uninstalled")
+
+    assert await side.caught_up(daemon, 20.0)
+    assert cluster.requests() == {"cpu": "100m", "memory": "64Mi"}
+    assert cluster.label() is None
+    assert cluster.annotations() == {}
+
+
+async def test_an_uninstallation_does_not_wait_for_ever(begin, daemon, cluster, server):
+    """The API server may be away."""
+    daemon.knows("web", "RUNNING")
+    side = begin(**LABELS)
+    await until(lambda: cluster.label() == "RUNNING")
+    server.trouble = away
+    daemon.knows("web", "UNMANAGED", reason="it is being uninstalled")
+
+    assert not await side.caught_up(daemon, 0.5)
