@@ -242,6 +242,7 @@ _COUNTS = frozenset(
         "would_wakes",
         "would_save_bytes",
         "sequence",
+        "api_pending",
     ]
 )
 """64-bit numbers, which protobuf's JSON writes as strings."""

@@ -52,7 +52,7 @@ class Doctor:
             statuses = dict(zip(names, pool.map(self._status, names), strict=True))
             lists = list(pool.map(self._containers, names))
         for name, status in statuses.items():
-            found.append(status if isinstance(status, Finding) else _daemon(name, status))
+            found += [status] if isinstance(status, Finding) else _daemon(name, status)
         found += [finding for findings in lists for finding in findings]
         return [*found, *_skew(statuses), *self._astray(set(running))]
 
@@ -173,7 +173,13 @@ def _unready(pod: Object) -> str:
     return f"not ready; kubectl describe pod -n {cluster.SYSTEM} {pod['metadata']['name']}"
 
 
-def _daemon(node: str, status: Any) -> Finding:
+def _daemon(node: str, status: Any) -> list[Finding]:
+    off = {name: reason for name, reason in status.get("api", {}).items() if reason}
+    told = [Finding("api", node, WARNING, f"{name}: {why}") for name, why in sorted(off.items())]
+    return [_itself(node, status), *told]
+
+
+def _itself(node: str, status: Any) -> Finding:
     version = f"zeropod {status['version']}, criu {status['criu']}"
     if not status["plugin"]:
         text = f"{version}; its plugin is not connected: new pods run unmanaged; see the log of container nri-plugin"

@@ -45,6 +45,15 @@ def findings(run, *, code):
     return [(one["check"], one["on"], one["result"], one["text"]) for one in json.loads(out)]
 
 
+def test_a_right_that_a_daemon_lacks_is_told(run, daemons):
+    """What it turns off is no failure of the daemon."""
+    why = "off, it may not patch pods: grant that in ClusterRole zeropod-status-labels"
+    daemons["zeropod-node-2"]["status"]["api"] = {"status-labels": why, "status-events": ""}
+    found = [one for one in findings(run, code=0) if one[0] == "api"]
+
+    assert found == [("api", "node-2", "warning", f"status-labels: {why}")]
+
+
 def test_a_healthy_cluster(run, daemons):
     """A line a node and a line a daemon, all ok."""
     found = findings(run, code=0)
