@@ -24,8 +24,8 @@ from installer.host import Host
 DAEMON = "/run/zeropod/zeropod.sock"
 CGROUPS = "/sys/fs/cgroup"
 SLICE = "zeropod.slice"
-ZYGOTE = "criu-zygote"
-"""Name of the helpers that wait for work. Any other helper is at work for a container."""
+IDLE = ("criu-zygote", "zp-responder")
+"""Names of the helpers that nobody waits for. Any other helper is at work for a container."""
 
 FAIL = 62
 """The order on which a supervisor ends with 71 (checkpointer/supervisor.py): its container is started anew."""
@@ -156,7 +156,7 @@ class Departure:
         for pid in self._helpers():
             with contextlib.suppress(OSError):
                 name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
-                if name != ZYGOTE:
+                if name not in IDLE:
                     found.append(f"{name} (pid {pid})")
         return found
 

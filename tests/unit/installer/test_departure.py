@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import socket
+import subprocess
 
 import pytest
 from unit.installer.fake_nodes import plain
@@ -166,3 +168,18 @@ def test_another_pid_namespace_is_told(node):
     (node.root / "proc/1/ns/pid").symlink_to("/proc/self/ns/mnt")
     with pytest.raises(InstallError, match="hostPID"):
         departure(node)[0].go()
+
+
+@pytest.mark.parametrize("name", ["criu-zygote", "zp-responder"])
+def test_helpers_without_work_are_ended(node, name):
+    """Whoever waits for requests has no memory of anybody."""
+    group = node.root / "sys/fs/cgroup/zeropod.slice"
+    group.mkdir(parents=True)
+    script = f"printf {name} >/proc/self/comm; echo ready; read never"
+    helper = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with helper:
+        assert helper.stdout.readline() == b"ready\n"
+        (group / "cgroup.procs").write_text(f"{helper.pid}\n")
+        departure(node)[0].go()
+
+        assert helper.wait() == -signal.SIGKILL
