@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
 
 from checkpointer import api, settings, tables
 from ttrpc import blocking, errors
@@ -217,35 +218,25 @@ def _matches(pod: Any, info: Any) -> bool:
 
 
 def _plain(message: Any) -> dict[str, Any]:
+    """A message as JSON; its 64-bit numbers are numbers, which protobuf's JSON writes as strings."""
     fields: dict[str, Any] = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    return {name: _number(value) if name in _COUNTS else value for name, value in fields.items()}
+    for field in message.DESCRIPTOR.fields:
+        if field.name not in fields:
+            continue
+        inner, value = field.message_type, fields[field.name]
+        if inner is None:
+            fields[field.name] = int(value) if field.cpp_type in _LONG else value
+        elif inner.GetOptions().map_entry:
+            if inner.fields_by_name["value"].cpp_type in _LONG:
+                fields[field.name] = {key: int(count) for key, count in value.items()}
+        else:
+            fields[field.name] = _plain(getattr(message, field.name))
+    return fields
 
 
-def _number(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: int(count) for key, count in value.items()}
-    return int(value)
-
-
-_COUNTS = frozenset(
-    [
-        "image_bytes",
-        "wakes",
-        "sleeps",
-        "failed_sleeps",
-        "failed_wakes",
-        "held_frames",
-        "dropped_frames",
-        "would_sleeps",
-        "would_wakes",
-        "would_save_bytes",
-        "sequence",
-        "api_pending",
-    ]
-)
-"""64-bit numbers, which protobuf's JSON writes as strings."""
+_LONG = {FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64}
 
 
 if __name__ == "__main__":

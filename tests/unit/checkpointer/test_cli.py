@@ -115,3 +115,23 @@ def told(before, **info):
 def test_a_line_of_watch(before, info, line):
     """What happened, why, and how long it took."""
     assert told(before, **info) == line
+
+
+def test_numbers_are_numbers_for_programs():
+    """At any depth, in maps too; times and states stay what they are."""
+    info = api.m.Info(pod="p", image_bytes=2**40, since=1.5, would_wakes={"udp": 3}, ports=["a"])
+    status = api.m.Status(version="1", counts={"ASLEEP": 2}, helpers={"swrk": 9}, image_bytes=7)
+
+    told = cli._plain(api.m.Transition(sequence=5, info=info, before="WAKING"))
+    plain = cli._plain(status)
+
+    assert told["sequence"] == 5
+    assert told["info"]["image_bytes"] == 2**40
+    assert told["info"]["would_wakes"] == {"udp": 3}
+    assert (told["info"]["since"], told["info"]["ports"], told["info"]["pid"]) == (1.5, ["a"], 0)
+    assert (plain["counts"], plain["helpers"], plain["image_bytes"]) == (
+        {"ASLEEP": 2},
+        {"swrk": 9},
+        7,
+    )
+    assert plain["version"] == "1"
