@@ -156,7 +156,7 @@ def _off(container: Container, engine: Engine) -> tuple[Container, list[lifecycl
         container.image.drop()  # of a time when its owner wanted one
         container.image = None
     container.mode = Mode.OFF
-    container.ports = _held(container, engine)
+    container.ports = _held(container, engine) or frozenset(container.record.ports)
     container.hold = container.pod.adopt(
         container.record.id, container.ports, (), container.unheeded
     )

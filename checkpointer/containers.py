@@ -14,6 +14,7 @@ from typing import Any
 
 from checkpointer import processes
 from checkpointer.policy import Policy
+from redirector.endpoints import Port
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ class Record:
         reason: Why it is not managed; "" when it is.
         kind: The reason as a stable word, for metrics; "" when it is managed.
         policy: What its owner wants for it.
+        ports: Where it listened when it was last ended; not of its identity. Without an image only the pinned
+            maps know, and a new layout of them does not.
     """
 
     id: str
@@ -47,6 +50,7 @@ class Record:
     reason: str = ""
     kind: str = ""
     policy: Policy = dataclasses.field(default_factory=Policy)
+    ports: tuple[Port, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def title(self) -> str:
@@ -100,4 +104,5 @@ def _read(values: dict[str, Any]) -> Record:
     """From JSON; what another version has added is passed over, so that its records are not lost to this one."""
     known = {field.name for field in dataclasses.fields(Record)}
     kept = {name: value for name, value in values.items() if name in known}
-    return Record(**kept | {"policy": Policy.read(values.get("policy", {}))})
+    ports = tuple(Port(*port) for port in values.get("ports", ()))
+    return Record(**kept | {"policy": Policy.read(values.get("policy", {})), "ports": ports})

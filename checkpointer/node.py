@@ -32,7 +32,7 @@ from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.farewell import Farewell
 from checkpointer.history import History
-from checkpointer.lifecycle import State
+from checkpointer.lifecycle import Mode, State
 from checkpointer.policy import Policy
 from redirector.ignored import Ignored
 from ttrpc import errors as rpc
@@ -439,7 +439,16 @@ class Node:
         )
 
     def _observe(self, container: Container, before: State) -> None:
+        if container.life.state is State.ASLEEP and container.mode is Mode.OFF:
+            self._note_ports(container)
         self._tell(container.record, before.value)
+
+    def _note_ports(self, container: Container) -> None:
+        ports = tuple(sorted(container.ports))
+        if ports != container.record.ports:
+            container.record = dataclasses.replace(container.record, ports=ports)
+            self._known[container.record.id] = container.record
+            self._records.put(container.record)
 
     def _tell(self, record: containers.Record, before: str = "") -> None:
         info = explain.info(record, self._container(record))

@@ -709,6 +709,9 @@ def another_layout() -> Iterator[None]:
 def test_an_upgrade_with_other_maps(pods: Pods) -> None:
     """A new daemon that reads no map of the old one holds what sleeps by its images: nobody is reset, all wake."""
     one, two, awake = (sleepers.python(pods) for _ in range(3))
+    ended = {sleepers.SCALEDOWN: "1h", "zeropod.ctrox.dev/disable-checkpointing": "true"}
+    off = sleepers.python(pods, pod=pods(annotations=ended))
+    off.sleep()
     with one.talk() as kept, two.talk() as quiet, awake.talk() as busy, socket.socket() as fresh:
         for talk in (kept, quiet, busy):
             talk.ask("memory.update(a=1)")
@@ -722,6 +725,7 @@ def test_an_upgrade_with_other_maps(pods: Pods) -> None:
             assert kept.ask("memory['a']") == 1
             assert busy.ask("memory['a']") == 1
             assert two.reach("ASLEEP")
+            assert off.reach("ASLEEP")["mode"] == "off"
             awake.reach("RUNNING")
             awake.sleep()
             with sleepers.without_daemon():
@@ -732,8 +736,10 @@ def test_an_upgrade_with_other_maps(pods: Pods) -> None:
         assert fresh.recv(99) == b"2\n"
         assert quiet.ask("memory['a']") == 1
         assert busy.ask("memory['a']") == 1
+        assert off.state == "ASLEEP"
+        assert off.ask("1") == 1
     assert MAPS.read_text() == good
-    for each in (one, two, awake):
+    for each in (one, two, awake, off):
         each.unharmed()
         cri.until(lambda each=each: accept_local(each) == "0", 30)
 

@@ -1,5 +1,6 @@
 """Taking over a container whose image is not as it should be; processes are stand-ins."""
 
+import dataclasses
 from types import SimpleNamespace
 from unittest import mock
 
@@ -95,6 +96,17 @@ def test_an_application_that_is_off_is_held_at_its_ports(found, ports, events):
     assert (container.life.state, container.mode) == (lifecycle.State.ASLEEP, lifecycle.Mode.OFF)
     assert container.ports == ports
     assert told == events
+
+
+def test_ports_that_no_map_knows_are_those_of_its_last_end(found):
+    """After an upgrade to another layout of the maps; it sleeps on, and nobody starts it for that."""
+    found.state.return_value = State.OFF
+    node = engine(lambda _: None)
+    node.datapath.holds.return_value = []
+    record = dataclasses.replace(RECORD, ports=(Port("tcp", 80),))
+    container, told = adoption.adopt(record, node)
+
+    assert (container.ports, told) == ({Port("tcp", 80)}, [])
 
 
 def test_an_application_that_was_being_ended_is(found, monkeypatch):

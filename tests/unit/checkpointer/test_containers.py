@@ -1,9 +1,11 @@
 """Records on disk."""
 
+import dataclasses
 import json
 
 from checkpointer.containers import Record, Records
 from checkpointer.policy import Policy
+from redirector.endpoints import Port
 
 POLICY = Policy(scaledown=5.0, ignore_from=("10.0.0.0/8",), ports=("tcp/80",))
 RECORD = Record("abc", "sand", "web", "default", "u1", "nginx", pid=1, start_time=5, policy=POLICY)
@@ -14,6 +16,16 @@ def test_what_is_put_is_loaded_by_the_next_daemon(tmp_path):
     Records(tmp_path / "c").put(RECORD)
 
     assert list(Records(tmp_path / "c").load()) == [RECORD]
+
+
+def test_where_it_listened_is_kept_and_is_not_who_it_is(tmp_path):
+    """The plugin reports the same container without it."""
+    ports = (Port("tcp", 80), Port("udp", 53))
+    Records(tmp_path).put(dataclasses.replace(RECORD, ports=ports))
+    [found] = Records(tmp_path).load()
+
+    assert found.ports == ports
+    assert found == RECORD
 
 
 def test_a_damaged_record_is_dropped_and_the_others_are_kept(tmp_path):
