@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import filecmp
+import logging
 import shutil
 from pathlib import Path
 from typing import Any, Dict
 
 from dev.lib import host
+from dev.lib.errors import DevError
+from dev.lib.process import run
+
+log = logging.getLogger("dev")
 
 CODE = "opt/zeropod/lib/python"
 
@@ -19,6 +24,12 @@ PYTHONPATH=/%s exec /opt/zeropod/venv/bin/python -c \\
 """
     % CODE
 )
+
+#: The sources of an earlier build.
+EARLIER = "opt/zeropod/earlier"
+
+#: How much earlier: some days, as between two versions that somebody installs.
+COMMITS_AGO = 40
 
 #: What a package consists of: modules, BPF sources, the marker for type checkers.
 SUFFIXES = (".py", ".c", ".h", ".typed")
@@ -49,6 +60,27 @@ def install(root: Path, project: Dict[str, Any]) -> None:
     command.parent.mkdir(parents=True, exist_ok=True)
     command.write_text(COMMAND, encoding="utf-8")
     command.chmod(0o755)
+
+
+def install_earlier(root: Path) -> None:
+    """Puts the sources of some commits ago below `root`, for a test of an upgrade; nothing if git does not have them."""
+    git = ["git", "-c", "safe.directory=*", "-C", host.REPOSITORY]
+    target = root / EARLIER
+    shutil.rmtree(target, ignore_errors=True)
+    archive = target.with_suffix(".tar")
+    try:
+        words = ["rev-list", "--first-parent", "--max-count=1", "--skip=%d" % COMMITS_AGO, "HEAD"]
+        commit = run([*git, *words]).strip()
+        if not commit:
+            raise DevError("fewer than %d commits" % COMMITS_AGO)
+        target.mkdir(parents=True)
+        run([*git, "archive", "-o", archive, commit])
+        run(["tar", "-C", target, "-xf", archive])
+    except DevError as error:
+        log.debug("no earlier commit: %s", error)
+        shutil.rmtree(target, ignore_errors=True)
+    finally:
+        archive.unlink(missing_ok=True)
 
 
 def _describe(target: Path, project: Dict[str, Any]) -> None:

@@ -162,6 +162,7 @@ class Node:
         else:
             layers = environment.node_layers(kind["variant"])
             code.install(self.state / "upper", environment.project)
+            code.install_earlier(self.state / "upper")
         groups = cgroups.plan(self.name)
         plan = {
             **kind,
