@@ -140,7 +140,9 @@ class Departure:
             )
 
     def _helpers_end(self) -> None:
-        """End the zygotes. Whoever is at work brings in memory of a container: that is waited for."""
+        """End the helpers. Whoever is at work brings in memory of a container: that is waited for."""
+        if self._at_work():
+            self.say(f"waiting for pages of containers to come in, {self.wait:.0f} s at most")
         if not self._comes(lambda: not self._at_work()) and not self.force:
             raise AsleepError(
                 f"pages of containers are still being brought in by {', '.join(self._at_work())}",

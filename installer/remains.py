@@ -37,12 +37,13 @@ def remove(host: Host, mounts: Iterable[str]) -> list[str]:
         raise InstallError(
             f"{error.filename} cannot be removed ({error.strerror})", "remove it yourself"
         ) from error
-    for directory in slices(host):
+    directories = slices(host)
+    for directory in directories:
         for below, _, _ in os.walk(directory, topdown=False):
             with contextlib.suppress(OSError):  # a process of an hour ago is not a reason to stay
                 Path(below).rmdir()
-        if not directory.exists():
-            done.append(f"removed the cgroup {directory.name}")
+    if directories and not any(directory.exists() for directory in directories):
+        done.append(f"removed the cgroup {directories[0].name}")
     if BPFFS in mounts and host.mounted(BPFFS, "bpf"):
         inside = ["nsenter", "-t", "1", "-m"] if host.root != Path("/") else []
         if (
