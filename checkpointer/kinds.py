@@ -13,6 +13,10 @@ _FULL_TEXTS = (
 )  # strerror(3), as criu's log quotes it
 
 
+RETIRED = "uninstalled"
+"""The kind of containers that the daemon has let go before an uninstallation; they run on."""
+
+
 class Kind(enum.StrEnum):
     """Why a sleep was refused, why a sleep or a wake failed, or why a wake is held."""
 

@@ -19,6 +19,7 @@ from checkpointer import (
     containers,
     errors,
     explain,
+    kinds,
     lifecycle,
     metrics,
     processes,
@@ -331,8 +332,9 @@ class Node:
             self._loop.remove_reader(pidfd)
             os.close(pidfd)
         self.engine.execs.forget(record.pid)
-        known = dataclasses.replace(record, reason=retirement.REASON, kind="uninstalled")
+        known = dataclasses.replace(record, reason=retirement.REASON, kind=kinds.RETIRED)
         self._known[record.id] = known
+        self.history.add(self._info(known), State.RUNNING.value, time.time())
 
     def wanted(self, container_id: str, cause: str) -> bool:
         """Somebody waits at a door of a container; from any thread. False if it is nobody we know."""

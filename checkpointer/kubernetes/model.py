@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from checkpointer import kinds
 from checkpointer.lifecycle import State
 
 RUNNING, SCALED_DOWN = "RUNNING", "SCALED_DOWN"
@@ -82,7 +83,7 @@ class Model:
                 return told != known
             if known is None or known.id != info.id:
                 return False  # nobody was told of it, or its successor is there already
-            until = self._clock() + SETTLE
+            until = self._clock() + (0.0 if info.kind == kinds.RETIRED else SETTLE)
             self._pods[info.uid][info.container] = dataclasses.replace(known, until=until)
             return True
 

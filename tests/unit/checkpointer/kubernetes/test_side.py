@@ -10,6 +10,7 @@ from fakes.apiserver import away, busy
 from fakes.clusters import quiet, until
 
 from checkpointer.containers import Record
+from checkpointer.kubernetes import model
 
 LABELS = {"status_labels": True}
 EVENTS = {"status_events": True}
@@ -36,6 +37,16 @@ async def test_a_label_says_who_sleeps(begin, daemon, cluster):
 
     daemon.wakes("web")
     await until(lambda: cluster.label() == "RUNNING")
+
+
+async def test_a_label_goes_at_once_when_zeropod_goes(begin, daemon, cluster, monkeypatch):
+    """Before an uninstallation: the daemon has not long to live then."""
+    monkeypatch.setattr(model, "SETTLE", 3600.0)
+    daemon.knows("web", "RUNNING")
+    begin(**LABELS)
+    await until(lambda: cluster.label() == "RUNNING")
+    daemon.tells("web", "RUNNING", "UNMANAGED", kind="uninstalled", reason="it goes")
+    await until(lambda: cluster.label() is None)
 
 
 async def test_only_what_changes_is_said(begin, daemon, cluster, server):
