@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from checkpointer import (
     api,
@@ -32,6 +31,7 @@ from checkpointer import (
     settings,
     zygote,
 )
+from checkpointer.cluster import Cluster, Silent
 from checkpointer.engine import Engine
 from checkpointer.node import Node
 from checkpointer.room import Room
@@ -40,9 +40,6 @@ from redirector import datapath
 from redirector.answering import Answering
 from redirector.errors import RedirectorError
 from ttrpc.server import Server
-
-if TYPE_CHECKING:
-    from checkpointer.kubernetes.side import Side
 
 logger = logging.getLogger("checkpointer")
 
@@ -84,18 +81,17 @@ async def _serve(chosen: settings.Settings) -> None:
     await loop.run_in_executor(None, watch.look)
     hears = loop.create_task(watch.run(), name="kubelet")
     node.load()
-    side = _kubernetes(chosen)
-    server = Server(service.services(node, side))
+    server = Server(service.services(node))
     await server.serve_unix(chosen.socket, mode=0o600)
     loaded = asyncio.Event()
     # Before containers are taken over, which may take longer than a liveness probe waits.
-    scraped = _scrape(chosen.metrics_addr, node, side, health.of(engine, loop, loaded.is_set))
+    scraped = _scrape(chosen.metrics_addr, node, health.of(engine, loop, loaded.is_set))
     await node.loaded()
     await loop.run_in_executor(None, engine.datapath.settle)
     loaded.set()
-    if side is not None:
-        node.remark = side.remark
-        side.start(node)
+    # Now, and on another thread: its import takes half a second, and who is woken meanwhile does not need it.
+    node.cluster = await loop.run_in_executor(None, _kubernetes, chosen)
+    node.cluster.start(node)
     # What is there now stays; without this every collection walks all of it.
     gc.collect()
     gc.freeze()
@@ -112,18 +108,18 @@ async def _serve(chosen: settings.Settings) -> None:
     hears.cancel()
     await server.close()
     await node.close()
-    if side is not None:
-        await side.close()
+    await node.cluster.close()
     if scraped is not None:
         scraped.close()
     engine.execs.close()
 
 
-def _kubernetes(chosen: settings.Settings) -> Side | None:
+def _kubernetes(chosen: settings.Settings) -> Cluster:
     """What talks to the Kubernetes API, where that is wanted; a daemon that wakes containers does not fail over it."""
-    if not chosen.kubernetes():
-        return None
-    # Late: the client costs memory and a second, and many daemons do without.
+    wanted = chosen.kubernetes()
+    if not wanted:
+        return Silent()
+    # Late: the client costs memory, and many daemons do without.
     from checkpointer.kubernetes import client, side  # noqa: PLC0415
 
     try:
@@ -133,20 +129,13 @@ def _kubernetes(chosen: settings.Settings) -> Side | None:
         return side.Side(chosen, client.Client.of(kubeconfig))
     except errors.CheckpointerError as error:
         logger.error("kubernetes.failed", extra={"reason": error.reason})  # noqa: TRY400 - the reason says it
-        return None
+        return Silent(dict.fromkeys(wanted, error.reason))
 
 
-def _scrape(
-    address: str, node: Node, side: Side | None, well: health.Health
-) -> scrape.Scrape | None:
+def _scrape(address: str, node: Node, well: health.Health) -> scrape.Scrape | None:
     """Serve metrics and health; a daemon that wakes containers does not fail over an address."""
-
-    def view() -> metrics.View:
-        seen = node.view()
-        return dataclasses.replace(seen, api=side.view()) if side is not None else seen
-
     try:
-        return scrape.Scrape(address, metrics.Exposition(view), well.answer)
+        return scrape.Scrape(address, metrics.Exposition(node.view), well.answer)
     except errors.CheckpointerError as error:
         logger.warning("metrics.failed", extra={"reason": error.reason})
         return None

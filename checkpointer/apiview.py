@@ -15,7 +15,7 @@ class ApiView:
     Attributes:
         requests: Requests by verb, resource and status.
         features: Features that are wanted, and whether they are on.
-        synced: Whether the node's pods are known as they are.
+        synced: Whether the node's pods are known as they are; None if nobody needs to.
         pending: Pods and events of which the API server is still to be told.
         resizes: Changes of requests, by what they were or came to.
         unresized: Pods whose requests the kubelet has not put into force: by namespace, pod and its word.
@@ -23,7 +23,7 @@ class ApiView:
 
     requests: Mapping[tuple[str, str, str], int] = dataclasses.field(default_factory=dict)
     features: Mapping[str, bool] = dataclasses.field(default_factory=dict)
-    synced: bool = False
+    synced: bool | None = None
     pending: int = 0
     resizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     unresized: Mapping[tuple[str, str, str], int] = dataclasses.field(default_factory=dict)
@@ -48,7 +48,7 @@ def families(view: ApiView) -> Iterator[Metric]:
         "zeropod_api_synced",
         "1 while the node's pods are known as the Kubernetes API has them.",
         (),
-        [((), view.synced)] if here else [],
+        [((), view.synced)] if view.synced is not None else [],
     )
     yield series.gauges(
         "zeropod_api_pending",

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from checkpointer import (
@@ -29,6 +29,7 @@ from checkpointer import (
     view,
 )
 from checkpointer.actor import Actor
+from checkpointer.cluster import Cluster, Silent
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.farewell import Farewell
@@ -73,7 +74,7 @@ class Node:
         self._adopting: dict[str, asyncio.Task[None]] = {}
         self._names: dict[str, set[str]] = {}  # of containers, by uid of the pod
         self.history = History()
-        self.remark: Callable[[containers.Record], str] = lambda _: ""
+        self.cluster: Cluster = Silent()
         self._tasks: set[asyncio.Task[None]] = set()
         self.swept = False  # set once the plugin has said who there is
         self._retired = False
@@ -365,7 +366,8 @@ class Node:
         """What a scrape sees; from any thread."""
         managed = [actor.container for actor in list(self._actors.values())]
         known = list(self._known.values())
-        return view.view(self.engine, known, managed, plugin=self.plugin_connected())
+        seen = view.view(self.engine, known, managed, plugin=self.plugin_connected())
+        return dataclasses.replace(seen, api=self.cluster.view())
 
     # --- the API -----------------------------------------------------------------------------------------------------
 
@@ -436,9 +438,8 @@ class Node:
         return explain.info(record, self._container(record), self._seen(record))
 
     def _seen(self, record: containers.Record) -> explain.Seen:
-        return explain.Seen(
-            self._names.get(record.uid, set()) | {record.name}, self.remark(record)
-        )
+        names = self._names.get(record.uid, set()) | {record.name}
+        return explain.Seen(names, self.cluster.remark(record))
 
     def _observe(self, container: Container, before: State) -> None:
         if container.life.state is State.ASLEEP and container.mode is Mode.OFF:

@@ -1,7 +1,6 @@
 """The API's handlers: from messages to the node and back; nothing is decided here."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from checkpointer import api
 from checkpointer.node import Node
@@ -14,20 +13,7 @@ TOLD = 30.0
 """Seconds for which a retirement waits for the Kubernetes API."""
 
 
-class Cluster(Protocol):
-    """What `status` says of the Kubernetes API."""
-
-    def features(self) -> Mapping[str, str]:
-        """What is told to it, and why not; "" if it is."""
-
-    def pending(self) -> int:
-        """How much of that is still to come."""
-
-    async def caught_up(self, node: Node, timeout: float) -> bool:
-        """Wait until it knows what the node knows; False if that takes longer."""
-
-
-def services(node: Node, cluster: Cluster | None = None) -> server.Services:
+def services(node: Node) -> server.Services:
     """All methods of `zeropod.v1.Node`."""
 
     async def report(request: Any, _: server.Context) -> Any:
@@ -44,8 +30,8 @@ def services(node: Node, cluster: Cluster | None = None) -> server.Services:
             counts=node.counts(),
             image_bytes=node.engine.store.usage(),
             helpers={**node.engine.zygotes.pids(), **node.engine.datapath.helpers()},
-            api=cluster.features() if cluster else {},
-            api_pending=cluster.pending() if cluster else 0,
+            api=node.cluster.features(),
+            api_pending=node.cluster.pending(),
         )
 
     async def list_(request: Any, _: server.Context) -> Any:
@@ -65,9 +51,8 @@ def services(node: Node, cluster: Cluster | None = None) -> server.Services:
 
     async def retire(request: Any, _: server.Context) -> Any:
         infos = await node.retire(request.timeout)
-        if cluster is not None:
-            # Labels go, requests are given back.
-            await cluster.caught_up(node, min(TOLD, request.timeout))
+        # Labels go, requests are given back.
+        await node.cluster.caught_up(node, min(TOLD, request.timeout))
         return api.m.Infos(containers=infos)
 
     async def watch(request: Any, _: server.Context) -> Any:

@@ -78,8 +78,7 @@ class Settings:
     log_level: str = "info"
     """`debug`, `info`, `warning` or `error`."""
 
-    def kubernetes(self) -> bool:
-        """Whether anything is to be told to the Kubernetes API."""
-        return (
-            self.status_labels or self.status_events or self.in_place_scaling or self.startup_taint
-        )
+    def kubernetes(self) -> list[str]:
+        """What is to be done by way of the Kubernetes API, by its flag's name."""
+        flags = ("status_labels", "status_events", "in_place_scaling", "startup_taint")
+        return [flag.replace("_", "-") for flag in flags if getattr(self, flag)]

@@ -260,7 +260,7 @@ class Side:
         return ApiView(
             requests=dict(self._client.counts),
             features={name: not reason for name, reason in self.features().items()},
-            synced=self._watch.synced,
+            synced=self._watch.synced if self._labels.wanted or self._scaling.wanted else None,
             pending=len(self._work),
             resizes=dict(self._reconciler.resizes),
             unresized=self._reconciler.pending(),

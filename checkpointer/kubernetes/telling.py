@@ -59,6 +59,8 @@ def _tell(before: str, info: Any) -> Event | None:
                 "Running",
                 f"Restored container {name} in {_span(info.wake_ms)} ({info.wake_cause})",
             )
+        case State.SLEEPING, State.RUNNING if info.kind in PASSING and info.failed_sleeps < 3:
+            return None
         case State.SLEEPING, State.RUNNING if why and info.cause == "refused":
             return Event(
                 "ScaleDownRefused",
@@ -96,6 +98,9 @@ def _tell(before: str, info: Any) -> Event | None:
         case _:
             return None
 
+
+PASSING = frozenset({"not-running", "no-port", "time-wait", "pages-coming"})
+"""Kinds that are otherwise in a moment, as with an application that is starting; told if they last."""
 
 HELD = frozenset(
     {

@@ -93,4 +93,4 @@ def helpers(zeropod: Any) -> dict[str, int]:
     """Pids of the zygotes, by kind."""
     lines = zeropod("status").out.splitlines()
     told = (line.removeprefix("helper ").split(": pid ") for line in lines if ": pid " in line)
-    return {name: int(pid) for name, pid in told}
+    return {name: int(pid) for name, pid in told if name in {"swrk", "lazy"}}

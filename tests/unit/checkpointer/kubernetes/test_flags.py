@@ -34,7 +34,7 @@ def test_without_its_flags_the_client_is_not_imported():
 )
 def test_flags_are_as_those_of_the_original(words, wanted):
     """Alone, or with a value."""
-    assert __main__._parse(words).kubernetes() is wanted
+    assert bool(__main__._parse(words).kubernetes()) is wanted
 
 
 def test_what_is_no_value_is_wrong_usage():
@@ -44,7 +44,15 @@ def test_what_is_no_value_is_wrong_usage():
 
 
 def test_a_daemon_without_the_name_of_its_node_goes_on(caplog):
-    """It wakes containers; that nobody hears of them is in the log."""
-    chosen = __main__._parse(["--status-labels", "--node-name="])
-    assert __main__._kubernetes(chosen) is None
+    """It wakes containers; that nobody hears of them is in the log, in `zeropod status` and a metric."""
+    cluster = __main__._kubernetes(__main__._parse(["--status-labels", "--node-name="]))
+    assert "NODE_NAME" in cluster.features()["status-labels"]
+    assert cluster.view().features == {"status-labels": False}
     assert "kubernetes.failed" in caplog.text
+
+
+async def test_without_its_flags_nothing_is_told():
+    """And nobody waits for it."""
+    cluster = __main__._kubernetes(__main__._parse([]))
+    assert cluster.features() == {}
+    assert await cluster.caught_up(None, 0.0)

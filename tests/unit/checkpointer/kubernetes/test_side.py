@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 
 import pytest
 from fakes.apiserver import away, busy
@@ -136,6 +137,31 @@ async def test_a_server_in_trouble_is_asked_again(begin, daemon, cluster, server
     daemon.sleeps("web")
     await until(lambda: len(patches(server)) >= 2)
     server.trouble = lambda _: False
+
+    await until(lambda: cluster.label() == "SCALED_DOWN")
+
+
+async def test_a_server_that_does_not_answer_is_given_up(
+    begin, daemon, cluster, server, monkeypatch
+):
+    """After a while; the change is made when it does again."""
+    monkeypatch.setattr("checkpointer.kubernetes.client.ANSWER", 0.2)
+    daemon.knows("web", "RUNNING")
+    side = begin(**LABELS)
+    await until(lambda: cluster.label() == "RUNNING")
+    over = threading.Event()
+
+    def trouble(handler):
+        if handler.command != "PATCH":
+            return False
+        over.wait(30)
+        return away(handler)
+
+    server.trouble = trouble
+    daemon.sleeps("web")
+    await until(lambda: side.view().requests.get(("patch", "pods", "error")))
+    server.trouble = lambda _: False
+    over.set()
 
     await until(lambda: cluster.label() == "SCALED_DOWN")
 

@@ -50,11 +50,18 @@ def test_what_is_said(before, state, more, reason, warning):
         ("ASLEEP", "WAKING", {}),
         ("SLEEPING", "RUNNING", {"cause": "tcp-connect"}),
         ("RUNNING", "GONE", {"cause": "exited"}),
+        ("SLEEPING", "RUNNING", {"reason": "no", "cause": "refused", "kind": "no-port"}),
     ],
 )
 def test_what_is_not_said(before, state, more):
     """A daemon that starts, a sleep that was called off, an application that ended."""
     assert told(before, state, **more) is None
+
+
+def test_what_does_not_pass_is_said_in_the_end():
+    """An application that is starting listens in a moment; one that never does is somebody's mistake."""
+    more = {"reason": "no", "cause": "refused", "kind": "no-port", "failed_sleeps": 3}
+    assert told("SLEEPING", "RUNNING", **more).reason == "ScaleDownRefused"
 
 
 def test_a_message_is_no_longer_than_the_server_takes():
