@@ -144,6 +144,7 @@ def _scrape(address: str, node: Node, well: health.Health) -> scrape.Scrape | No
 def _engine(chosen: settings.Settings) -> Engine:
     for directory in (chosen.run_dir, chosen.state_dir):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)  # the kubelet makes hostPaths for everybody to read
     helpers = cgroups.Slice.ensure(cgroups.SLICE)
     zygotes = zygote.Zygotes(
         zygote.Bundle.at(chosen.bundle), run_dir=chosen.run_dir, slice_=helpers
