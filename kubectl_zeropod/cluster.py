@@ -12,6 +12,7 @@ import kubernetes.stream
 import kubernetes.watch
 import urllib3.exceptions
 import yaml
+from kubernetes.config import kube_config
 
 from kubectl_zeropod import errors
 from kubectl_zeropod.sleepers import Object
@@ -190,9 +191,12 @@ class Cluster:
                 raise
             self._load_of_pod()
             return
-        contexts, current = kubernetes.config.list_kube_config_contexts(kubeconfig)
-        chosen = next((one for one in contexts if one["name"] == context), current)
-        self.namespace = chosen["context"].get("namespace") or "default"
+        merged = kube_config.KubeConfigMerger(
+            kubeconfig or kube_config.KUBE_CONFIG_DEFAULT_LOCATION
+        ).config
+        name = context or merged["current-context"]
+        chosen = merged["contexts"].get_with_name(name)["context"]
+        self.namespace = chosen.safe_get("namespace") or "default"
 
     def _load_of_pod(self) -> None:
         """In a pod there is no kubeconfig, but a service account."""

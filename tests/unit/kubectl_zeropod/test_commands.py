@@ -169,6 +169,23 @@ def test_no_kubeconfig(run, tmp_path):
     assert "kubeconfig" in err
 
 
+def test_a_context_chooses_server_user_and_namespace(api, run, tmp_path):
+    """Also where none is current, and another one has another namespace."""
+    config = json.loads(api.kubeconfig(tmp_path / "many").read_text())
+    shop = {"name": "shop", "context": {"cluster": "fake", "user": "jane", "namespace": "shop"}}
+    config["contexts"].append(shop)
+    del config["current-context"]
+    (tmp_path / "many").write_text(json.dumps(config))
+    api.put("pods", sleeper("till", "RUNNING", namespace="shop"))
+    given = ["list", "-o", "name", "--kubeconfig", str(tmp_path / "many")]
+
+    assert run(*given, "--context", "shop")[1] == "pod/till\n"
+    assert run(*given, "--context", "fake")[1] == ""
+    code, _, err = run(*given, "--context", "none")
+    assert code == 1
+    assert "none" in err
+
+
 def test_a_server_that_is_away(api, run, tmp_path):
     """Says so, in one line."""
     api.url = "http://127.0.0.1:9"
