@@ -73,19 +73,21 @@ async def _serve(chosen: settings.Settings) -> None:
     engine = await loop.run_in_executor(None, lambda: _engine(chosen))
     node = Node(engine, containers.Records(chosen.run_dir / "containers"), chosen.workers)
     engine.execs.start(node.wanted)
-    watch = kubelet.Watch(
-        chosen.kubelet_cgroup,
-        engine.datapath.kubelet,
-        lambda anew: engine.datapath.answer_again(anew=anew),
-    )
+    loaded = asyncio.Event()
+    well = health.of(engine, loop, loaded.is_set)
+
+    def vouch(anew: bool) -> None:
+        anew = engine.datapath.answer_again(anew=anew)
+        node.vouch(able=not loaded.is_set() or well.passes("/readyz"), anew=anew)
+
+    watch = kubelet.Watch(chosen.kubelet_cgroup, engine.datapath.kubelet, vouch)
     await loop.run_in_executor(None, watch.look)
     hears = loop.create_task(watch.run(), name="kubelet")
     node.load()
     server = Server(service.services(node))
     await server.serve_unix(chosen.socket, mode=0o600)
-    loaded = asyncio.Event()
     # Before containers are taken over, which may take longer than a liveness probe waits.
-    scraped = _scrape(chosen.metrics_addr, node, health.of(engine, loop, loaded.is_set))
+    scraped = _scrape(chosen.metrics_addr, node, well)
     await node.loaded()
     await loop.run_in_executor(None, engine.datapath.settle)
     loaded.set()

@@ -17,6 +17,7 @@ from checkpointer import (
     restore,
     supervisor,
     tracers,
+    vouching,
 )
 from checkpointer.container import Container
 from checkpointer.engine import Engine
@@ -144,6 +145,7 @@ def _asleep(container: Container, engine: Engine) -> Container:
     container.hold = container.pod.adopt(
         container.record.id, held.ports, held.connections, container.unheeded, held.streams
     )
+    vouching.tell(container, anew=True)
     engine.execs.hold(container.record.id, container.record.pid)
     container.life = Life(State.ASLEEP, cause="adopted")
     container.since = image.manifest.created
@@ -160,6 +162,7 @@ def _off(container: Container, engine: Engine) -> tuple[Container, list[lifecycl
     container.hold = container.pod.adopt(
         container.record.id, container.ports, (), container.unheeded
     )
+    vouching.tell(container, anew=True)
     engine.execs.hold(container.record.id, container.record.pid)
     container.life = Life(State.ASLEEP, cause="adopted")
     known = container.ports or container.record.policy.portless

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from checkpointer.apiview import ApiView
 from checkpointer.containers import Record
+from checkpointer.declared import Declared
 
 
 class Cluster(Protocol):
@@ -30,6 +31,9 @@ class Cluster(Protocol):
 
     def remark(self, record: Record) -> str:
         """What the owner of a container should know; "" if nothing."""
+
+    def declared(self, record: Record) -> Declared | None:
+        """What a container's pod declares of it; None if that is not known."""
 
     def view(self) -> ApiView:
         """What a scrape sees."""
@@ -65,6 +69,10 @@ class Silent:
     def remark(self, _record: Record) -> str:
         """Nothing is known."""
         return ""
+
+    def declared(self, _record: Record) -> Declared | None:
+        """Nothing is known."""
+        return None
 
     def view(self) -> ApiView:
         """Nothing of it is on."""

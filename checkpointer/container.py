@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 import time
+from collections.abc import Callable
 
 from checkpointer import (
     cell,
@@ -17,11 +18,13 @@ from checkpointer import (
     processes,
     supervisor,
 )
+from checkpointer.declared import Declared, unknown
 from checkpointer.doze import Dozes
 from checkpointer.tally import Tally
 from redirector import datapath
 from redirector.endpoints import Port
 from redirector.hold import Hold
+from redirector.probes import Rules
 
 
 @dataclasses.dataclass(slots=True)
@@ -66,6 +69,8 @@ class Container:
         hitch: Why its last sleep was not quite as its owner wants it; "" = it was.
         unheard: Ports on which its application did not listen within a minute of being started afresh.
         freed: Bytes that it gave back by being ended, without an image that could tell.
+        declares: Asked for what its pod declares of it.
+        vouched: What the responder was told to answer for it, by port.
         closing: Set when the daemon goes down: what may take long is left to its successor.
     """
 
@@ -94,6 +99,8 @@ class Container:
     hitch: str = ""
     unheard: frozenset[Port] = frozenset()
     freed: int = 0
+    declares: Callable[[], Declared | None] = unknown
+    vouched: dict[int, Rules] = dataclasses.field(default_factory=dict)
     closing: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     @property

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from checkpointer import errors, processes
+from checkpointer import errors, processes, vouching
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.kinds import Kind
@@ -68,6 +68,7 @@ def closed(container: Container, engine: Engine) -> Iterator[Hold]:
     try:
         engine.execs.hold(container.record.id, container.record.pid)
         container.hold = container.pod.hold(container.record.id, container.record.pid)
+        vouching.tell(container, anew=True)
         yield container.hold
         done = True
     finally:

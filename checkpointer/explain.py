@@ -5,8 +5,9 @@ import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from checkpointer import api, containers, lifecycle, notes, why
+from checkpointer import api, containers, lifecycle, notes, vouching, why
 from checkpointer.container import Container
+from checkpointer.declared import Declared
 from checkpointer.kinds import Kind
 from redirector.endpoints import Port
 
@@ -18,10 +19,12 @@ class Seen:
     Attributes:
         names: Of the containers that its pod has had.
         remark: What its owner should know besides; "" if nothing.
+        declared: What its pod declares of it, if that is known.
     """
 
     names: Collection[str] = ()
     remark: str = ""
+    declared: Declared | None = None
 
 
 def info(record: containers.Record, container: Container | None, seen: Seen | None = None) -> Any:
@@ -96,7 +99,7 @@ def _notes(record: containers.Record, container: Container | None, seen: Seen) -
     ports = container.ports if container else ()
     silent = notes.silent(record.policy, ports)
     told = (container.hitch, notes.unheard(_unheard(container))) if container else ()
-    others = filter(None, (*told, _shown(seen.remark)))
+    others = filter(None, (*told, *vouching.remarks(seen.declared), _shown(seen.remark)))
     return [*of_policy, *notes.unknown(record.policy, seen.names), *silent, *others]
 
 

@@ -76,6 +76,10 @@ class Health:
         well = not any(found.reason for found in findings)
         return well, "\n".join([*lines, f"{path[1:]} {'passed' if well else 'failed'}", ""])
 
+    def passes(self, path: str) -> bool:
+        """Whether all is well that is asked by a path, without a word to anybody."""
+        return not any(_finding(check).reason for check in self._checks[path])
+
     def _note(self, findings: Sequence[Finding]) -> None:
         """Log what has changed; a probe comes every few seconds."""
         for found in findings:

@@ -84,6 +84,7 @@ class Facts:
         worked: When it was last seen to use more CPU than the policy's threshold; 0 = never.
         work: What it used then, for people.
         measured: Whether its CPU use is known, if the policy asks for it.
+        ready: Whether the kubelet takes it for Ready, as far as that is known.
         spared: Since when it is awake only for an ignored peer; 0 = it is not.
     """
 
@@ -102,6 +103,7 @@ class Facts:
     worked: float = 0.0
     work: str = ""
     measured: bool = True
+    ready: bool = True
     spared: float = 0.0
 
 
@@ -154,6 +156,11 @@ def decide(now: float, facts: Facts, policy: Policy) -> Idle | Busy:
         return Busy(
             now + min(scaledown, PATIENCE),
             f"{facts.inbound} connection(s) of its clients are open, and {PREFIX}/connections is wait",
+        )
+    if not facts.ready:
+        return Busy(
+            now + min(scaledown, PATIENCE),
+            "it is not Ready: its startup or readiness probe fails, which only it can mend",
         )
     if not facts.measured:
         return Busy(now + GLANCE, "what CPU it uses is being measured")

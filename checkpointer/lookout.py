@@ -137,7 +137,7 @@ class Lookout:
             self._no_port = min(NO_PORT_LOOK[1], self._no_port * 2)
             return idle.Busy(now + self._no_port, because)
         self._no_port = NO_PORT_LOOK[0]
-        seen = Traffic(container, table, inodes)
+        seen, declared = Traffic(container, table, inodes), container.declares()
         facts = idle.Facts(
             since=container.active,
             woke=container.woke,
@@ -154,6 +154,7 @@ class Lookout:
             worked=container.meter.busy,
             work=container.meter.words,
             measured=measured,
+            ready=declared is None or declared.ready,
             spared=self._spared,
         )
         decision = idle.decide(now, facts, container.record.policy)

@@ -27,8 +27,9 @@ from checkpointer import (
     retirement,
     supervisor,
     view,
+    vouching,
 )
-from checkpointer.actor import Actor
+from checkpointer.actor import GOING, Actor
 from checkpointer.cluster import Cluster, Silent
 from checkpointer.container import Container
 from checkpointer.engine import Engine
@@ -244,6 +245,7 @@ class Node:
             self._loop.call_later(ADOPT_AGAIN, self._adopt_again, record)
             return
         self._known[record.id] = container.record  # without the reason of an earlier try
+        container.declares = lambda: self.cluster.declared(container.record)
         actor = Actor(container, self.engine, self._pool, self._observe, self._ended)
         self._actors[record.id] = actor
         self._pidfds[record.id] = pidfd
@@ -351,6 +353,9 @@ class Node:
     async def close(self) -> None:
         """Finish what is being done, wakes that are asked for meanwhile included; the maps go on holding what sleeps."""
         actors = list(self._actors.values())
+        for actor in filter(_cannot_wait, actors):
+            actor.post(lifecycle.WakeAsked(GOING))
+            await actor.caught_up()
         for actor in actors:
             actor.retire()
         try:
@@ -361,6 +366,16 @@ class Node:
         await asyncio.gather(*(actor.close() for actor in actors))
         await self._farewell.all_over()
         self._pool.shutdown()
+
+    def vouch(self, *, able: bool, anew: bool) -> None:
+        """See what the kubelet is to be told of those that sleep; from any thread. Blocking.
+
+        Args:
+            able: Whether they could be woken, as far as the node is concerned.
+            anew: Who tells it is another one.
+        """
+        actors = list(self._actors.values())
+        vouching.look((actor.container for actor in actors), able=able, anew=anew)
 
     def view(self) -> metrics.View:
         """What a scrape sees; from any thread."""
@@ -439,9 +454,11 @@ class Node:
 
     def _seen(self, record: containers.Record) -> explain.Seen:
         names = self._names.get(record.uid, set()) | {record.name}
-        return explain.Seen(names, self.cluster.remark(record))
+        return explain.Seen(names, self.cluster.remark(record), self.cluster.declared(record))
 
     def _observe(self, container: Container, before: State) -> None:
+        if container.hold is not None and container.life.reason:
+            self._pool.submit(vouching.look, [container], able=True, anew=False)
         if container.life.state is State.ASLEEP and container.mode is Mode.OFF:
             self._note_ports(container)
         self._tell(container.record, before.value)
@@ -456,3 +473,11 @@ class Node:
     def _tell(self, record: containers.Record, before: str = "") -> None:
         info = explain.info(record, self._container(record))
         self.history.add(info, before, time.time())
+
+
+def _cannot_wait(actor: Actor) -> bool:
+    """Whether it sleeps, and would be restarted before there is a daemon again."""
+    container = actor.container
+    answered = container.hold is not None and container.hold.responder > 0
+    resting = container.life.state in lifecycle.AT_REST
+    return resting and vouching.cannot_wait(container.declares(), answered=answered)

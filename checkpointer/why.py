@@ -15,6 +15,7 @@ CAUSES = {
     "tcp-data": "data came on a connection from before the sleep",
     "tcp-ping": "a client's protocol asked whether it is there (WebSocket, HTTP/2, MQTT or AMQP)",
     "udp": "a datagram came",
+    "probe": "a probe of the kubelet's was just being answered",
     "exec": "a program was started in it (kubectl exec, or an exec probe)",
     "signal": "it was sent a signal, for instance by a pod deletion",
     "daemon-stop": "the daemon went down as planned",

@@ -375,12 +375,17 @@ class Datapath:
         """Have the kubelet answered in the pods that are attached from now on, while something is held in them."""
         self._answering = answering
 
-    def answer_again(self, *, anew: bool) -> None:
-        """See that who answers the kubelet lives; where not, or `anew`, have it done in every pod that holds something."""
+    def answer_again(self, *, anew: bool) -> bool:
+        """See that who answers the kubelet lives; where not, or `anew`, have it done in every pod that holds something.
+
+        Returns:
+            Whether that was to be done; a new responder has to be told what to say.
+        """
         if self._answering is None or (self._answering.lives() and not anew):
-            return
+            return False
         for pod in list(self._pods.values()):
             pod.answer_again()
+        return True
 
     def settle(self) -> None:
         """Once every pod in which something is held is attached: answer in no others."""

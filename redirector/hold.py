@@ -194,6 +194,11 @@ class Hold:
         self._maps.holds.put(self.number, entry)
         self._mode = mode
 
+    @property
+    def responder(self) -> int:
+        """The port of lo at which the kubelet is answered, 0 if it is not."""
+        return self._responder
+
     def answered_at(self, responder: int) -> None:
         """Have the kubelet answered by the listener on another port of lo, by nobody with 0."""
         with self._lock:

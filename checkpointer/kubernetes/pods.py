@@ -10,6 +10,9 @@ from typing import Any, Self
 
 from kubernetes.utils import quantity
 
+from checkpointer.declared import Declared
+from checkpointer.kubernetes import probes
+
 STATUS = "status.zeropod.ctrox.dev/"
 """Prefix of the labels that say how containers are; what follows is the container's name."""
 
@@ -57,6 +60,7 @@ class Pod:
         saved: What was noted of its requests, by resource; None where it cannot be read.
         containers: Those that can be resized.
         pending: Why the kubelet has not (yet) resized it, Deferred or Infeasible, and its sentence.
+        declared: Probes and readiness by container.
     """
 
     uid: str
@@ -74,6 +78,7 @@ class Pod:
     saved: Mapping[str, Mapping[str, str] | None]
     containers: tuple[Container, ...]
     pending: tuple[str, str] = ("", "")
+    declared: Mapping[str, Declared] = dataclasses.field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -111,6 +116,7 @@ class Pod:
             },
             containers=tuple(_containers(spec)),
             pending=_pending(status),
+            declared=probes.declared(spec, status),
         )
 
     def newer(self, other: Pod) -> bool:

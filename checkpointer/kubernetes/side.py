@@ -16,6 +16,7 @@ from typing import Any
 from checkpointer import api
 from checkpointer.apiview import ApiView
 from checkpointer.containers import Record
+from checkpointer.declared import Declared
 from checkpointer.kubernetes import errors, shares, telling
 from checkpointer.kubernetes.client import Client
 from checkpointer.kubernetes.model import Model
@@ -250,6 +251,11 @@ class Side:
                 while len(self._work):  # noqa: ASYNC110 - threads do it
                     await asyncio.sleep(0.05)
         return not len(self._work)
+
+    def declared(self, record: Record) -> Declared | None:
+        """What a container's pod declares of it; None while the API server has not told."""
+        pod = self._watch.get(record.uid)
+        return pod.declared.get(record.name) if pod is not None else None
 
     def pending(self) -> int:
         """What is still to be done, requests to the API server to come."""

@@ -176,3 +176,11 @@ def test_min_awake_counts_from_the_wake_whatever_the_traffic():
     assert when(420.0, Seen(390.0, 395.0), woke=100.0, policy=policy) == Busy(
         455.0, "last traffic 25 s ago"
     )
+
+
+def test_who_is_not_ready_stays_awake():
+    """Asleep it would be answered for, as if it were."""
+    decision = when(160.0, Seen(90.0, 100.0), ready=False)
+    assert isinstance(decision, Busy)
+    assert "not Ready" in decision.because
+    assert when(160.0, Seen(90.0, 100.0)) == Idle()

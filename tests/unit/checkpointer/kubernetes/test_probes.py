@@ -1,0 +1,50 @@
+"""A pod's declarations, from the API server's JSON."""
+
+from checkpointer.declared import Declared
+from checkpointer.kubernetes import probes
+from redirector.probes import Probe
+
+WEB = {
+    "name": "web",
+    "ports": [{"containerPort": 53, "protocol": "UDP"}, {"name": "http", "containerPort": 8080}],
+    "startupProbe": {"tcpSocket": {"port": "http"}, "periodSeconds": 1, "failureThreshold": 30},
+    "readinessProbe": {"httpGet": {"port": "http", "path": "/ready?a=b", "scheme": "HTTPS"}},
+    "livenessProbe": {"grpc": {"port": 9000, "service": "db"}, "periodSeconds": 5},
+}
+
+
+def test_every_kind_is_read():
+    """Ports by their names, too; what is not said has the API server's defaults."""
+    found = probes.declared({"containers": [WEB]}, {})["web"]
+    assert found.probes == (
+        Probe("startup", "tcp", 8080, "/", period=1.0, failures=30),
+        Probe("readiness", "http", 8080, "/ready?a=b", tls=True),
+        Probe("liveness", "grpc", 9000, "/", service="db", period=5.0),
+    )
+
+
+def test_exec_probes_and_names_without_a_port():
+    """One has none; the other one's are nobody's."""
+    spec = {
+        "name": "a",
+        "livenessProbe": {"exec": {"command": ["true"]}},
+        "readinessProbe": {"httpGet": {"port": "missing"}},
+    }
+    ready, live = probes.declared({"containers": [spec]}, {})["a"].probes
+    assert (ready.kind, ready.port, ready.path) == ("http", 0, "/")
+    assert (live.kind, live.role) == ("exec", "liveness")
+
+
+def test_readiness_is_the_kubelets_word():
+    """Who has no status yet is not Ready; sidecars have theirs elsewhere."""
+    spec = {"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "side"}]}
+    status = {
+        "containerStatuses": [{"name": "a", "ready": True}],
+        "initContainerStatuses": [{"name": "side", "ready": True}],
+    }
+    assert probes.declared(spec, status) == {
+        "a": Declared(ready=True),
+        "b": Declared(ready=False),
+        "side": Declared(ready=True),
+    }
+    assert probes.declared({}, {}) == {}
