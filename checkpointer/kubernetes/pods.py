@@ -33,11 +33,13 @@ class Container:
         name: Its name.
         requests: As written, by resource.
         restarted_for: Resources that the kubelet changes only by restarting it.
+        sidecar: It stands among the pod's init containers.
     """
 
     name: str
     requests: Mapping[str, str]
     restarted_for: frozenset[str] = frozenset()
+    sidecar: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,7 +147,8 @@ def _owner(references: list[Mapping[str, Any]]) -> tuple[str, str, str]:
 
 def _containers(spec: Mapping[str, Any]) -> Iterator[Container]:
     sidecars = (c for c in spec.get("initContainers") or [] if c.get("restartPolicy") == "Always")
-    for container in [*(spec.get("containers") or []), *sidecars]:
+    found = [(c, False) for c in spec.get("containers") or []] + [(c, True) for c in sidecars]
+    for container, sidecar in found:
         yield Container(
             name=container["name"],
             requests=(container.get("resources") or {}).get("requests") or {},
@@ -154,6 +157,7 @@ def _containers(spec: Mapping[str, Any]) -> Iterator[Container]:
                 for policy in container.get("resizePolicy") or []
                 if policy.get("restartPolicy") == "RestartContainer"
             ),
+            sidecar=sidecar,
         )
 
 

@@ -282,7 +282,7 @@ class Reconciler:
         return self._watch.put(answer)
 
     def _resize(self, pod: Pod, plan: scaling.Plan) -> Pod:
-        body = {"metadata": {"uid": pod.uid}, **plan.resize()}
+        body = {"metadata": {"uid": pod.uid}, **plan.resize(pod)}
         try:
             answer = self._api.request(
                 "PATCH",

@@ -53,13 +53,15 @@ class Plan:
         """Whether something is to be given back."""
         return any(not _least(r, text) for c in self.requests.values() for r, text in c.items())
 
-    def resize(self) -> dict[str, Any]:
-        """The strategic merge patch of `pods/resize`; containers are merged by name."""
-        containers = [
-            {"name": name, "resources": {"requests": dict(requests)}}
-            for name, requests in self.requests.items()
-        ]
-        return {"spec": {"containers": containers}}
+    def resize(self, pod: Pod) -> dict[str, Any]:
+        """The strategic merge patch of `pods/resize`; containers are merged by name, each kind in its own list."""
+        spec: dict[str, list[dict[str, Any]]] = {}
+        for container in pod.containers:
+            if requests := self.requests.get(container.name):
+                changed = {"name": container.name, "resources": {"requests": dict(requests)}}
+                kind = "initContainers" if container.sidecar else "containers"
+                spec.setdefault(kind, []).append(changed)
+        return {"spec": spec}
 
 
 def refusal(pod: Pod) -> str:

@@ -176,6 +176,25 @@ def test_the_patch_names_containers():
     """By which the server merges the list."""
     plan = scaling.Plan(requests={"app": {"cpu": "1m"}})
 
-    assert plan.resize() == {
+    assert plan.resize(pod(BOTH)) == {
         "spec": {"containers": [{"name": "app", "resources": {"requests": {"cpu": "1m"}}}]}
+    }
+
+
+def test_a_sidecar_is_changed_where_it_stands():
+    """Among the init containers; among the containers it would be one more, which no pod may get."""
+    thing = described("web", requests=BOTH)
+    sidecar = {"name": "proxy", "restartPolicy": "Always", "resources": {"requests": BOTH}}
+    once = {"name": "setup", "resources": {"requests": BOTH}}
+    thing["spec"]["initContainers"] = [once, sidecar]
+    found = Pod.of(thing)
+    changed = {"resources": {"requests": LEAST}}
+    assert scaling.plan(found, {"app", "proxy"}).resize(found) == {
+        "spec": {
+            "containers": [{"name": "app", **changed}],
+            "initContainers": [{"name": "proxy", **changed}],
+        }
+    }
+    assert scaling.plan(found, {"proxy"}).resize(found) == {
+        "spec": {"initContainers": [{"name": "proxy", **changed}]}
     }
