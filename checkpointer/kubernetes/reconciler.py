@@ -80,6 +80,7 @@ class Reconciler:
         self._lock = threading.Lock()
         self._reasons: dict[str, dict[str, str]] = {}
         self._pending: dict[str, _Pending] = {}
+        self._lowered: dict[str, dict[str, str]] = {}
         self._denied_until = 0.0
         self.resizes: Counter[str] = Counter()
 
@@ -118,6 +119,11 @@ class Reconciler:
             word, message = pending.pod.pending
             return f"its requests are not in force, the kubelet calls that {word}: {message}"
         return ""
+
+    def lowered(self, uid: str) -> Mapping[str, str]:
+        """CPU that containers asked for when this daemon lowered it, by name."""
+        with self._lock:
+            return dict(self._lowered.get(uid, {}))
 
     def pending(self) -> dict[tuple[str, str, str], int]:
         """Pods whose requests the kubelet has not put into force, by namespace, name and its word."""
@@ -170,19 +176,30 @@ class Reconciler:
             )
         if plan.requests:
             try:
-                pod = self._resize(pod, plan)
+                before, pod = pod, self._resize(pod, plan)
             except errors.NotFound as error:
                 if self._exists(pod):
                     raise errors.Rejected(
                         "the API server has no pods/resize, which came with Kubernetes 1.33", 404
                     ) from error
                 raise
+            self._note_lowered(before, plan)
             self.resizes["down"] += plan.down
             self.resizes["up"] += plan.up
             log.info("pod.resized", extra={"pod": pod.title, "requests": dict(plan.requests)})
         if plan.done:
             pod = self._metadata(pod, self._wanted_labels(pod, statuses), plan.done, self._scaling)
         return pod
+
+    def _note_lowered(self, before: Pod, plan: scaling.Plan) -> None:
+        asked = {c.name: c.requests["cpu"] for c in before.containers if "cpu" in c.requests}
+        with self._lock:
+            lowered = self._lowered.setdefault(before.uid, {})
+            for name, requests in plan.requests.items():
+                if requests.get("cpu") == scaling.LEAST["cpu"] and name in asked:
+                    lowered[name] = asked[name]
+                elif "cpu" in requests:
+                    lowered.pop(name, None)
 
     def _outstanding(self, pod: Pod, statuses: Mapping[str, str]) -> tuple[Pod, float]:
         """What the kubelet makes of it: told once, and asked for again where it would not look again by itself."""
@@ -326,6 +343,7 @@ class Reconciler:
         with self._lock:
             self._reasons.pop(uid, None)
             self._pending.pop(uid, None)
+            self._lowered.pop(uid, None)
 
 
 def _path(pod: Pod) -> str:

@@ -143,7 +143,7 @@ class Side:
     def _note(self, transition: Any) -> None:
         info = transition.info
         if info.state == State.WAKING and (pod := self._watch.get(info.uid)) is not None:
-            shares.lift(pod, info.container, info.pid)
+            shares.lift(pod, self._reconciler.lowered(info.uid), info.container, info.pid)
         if self._model.note(info):
             self._work.add(info.uid)
         event = telling.tell(transition.before, info)

@@ -25,7 +25,7 @@ def tree(tmp_path, monkeypatch):
     return make
 
 
-def pod(saved, **others):
+def pod(saved="{}", **others):
     thing = described("web", requests={"cpu": "1m"}, annotations={SAVED["cpu"]: saved})
     containers = thing["spec"]["containers"]
     containers += [{"name": n, "resources": {"requests": {"cpu": v}}} for n, v in others.items()]
@@ -35,30 +35,38 @@ def pod(saved, **others):
 def test_who_wakes_has_the_share_of_what_it_had(tree):
     """Its pod has that of all its containers."""
     read = tree("cpu.shares", 2)
-    shares.lift(pod('{"app":"500m"}', sidecar="250m"), "app", 1)
+    shares.lift(pod(sidecar="250m"), {"app": "500m"}, "app", 1)
     assert read() == [512, 768]
 
 
 def test_version_2_has_weights(tree):
     """Between 1 and 10000."""
     read = tree("cpu.weight", 1)
-    shares.lift(pod('{"app":"1"}'), "app", 1)
+    shares.lift(pod(), {"app": "1"}, "app", 1)
     assert read() == [39, 39]
 
 
 def test_a_share_is_never_lowered(tree):
     """Somebody else may know better."""
     read = tree("cpu.shares", 2000)
-    shares.lift(pod('{"app":"500m"}'), "app", 1)
+    shares.lift(pod(), {"app": "500m"}, "app", 1)
     assert read() == [2000, 2000]
 
 
-@pytest.mark.parametrize("saved", ["{}", "nonsense", '{"other":"1"}'])
-def test_without_a_note_nothing_is_changed(tree, saved):
-    """It was never scaled down."""
+@pytest.mark.parametrize("lowered", [{}, {"other": "1"}])
+def test_who_was_not_lowered_keeps_his_share(tree, lowered):
+    """Whatever the pod's annotations claim, which are for its owner to write."""
     read = tree("cpu.shares", 2)
-    shares.lift(pod(saved), "app", 1)
+    shares.lift(pod('{"app":"64","other":"64"}'), lowered, "app", 1)
     assert read() == [2, 2]
+
+
+@pytest.mark.parametrize("much", ["1e999990", "1e999999999", "300000"])
+def test_more_than_there_can_be_is_the_most(tree, much):
+    """At once, since the daemon's event loop waits for it."""
+    read = tree("cpu.shares", 2)
+    shares.lift(pod(), {"app": much}, "app", 1)
+    assert read() == [262144, 262144]
 
 
 def test_who_has_gone_meanwhile_is_no_mistake(monkeypatch):
@@ -68,4 +76,4 @@ def test_who_has_gone_meanwhile_is_no_mistake(monkeypatch):
         raise ProcessLookupError
 
     monkeypatch.setattr(cgroups, "of", gone)
-    shares.lift(pod('{"app":"1"}'), "app", 1)
+    shares.lift(pod(), {"app": "1"}, "app", 1)

@@ -10,6 +10,7 @@ import pytest
 from fakes.apiserver import away, busy
 from fakes.clusters import quiet, until
 
+from checkpointer import cgroups
 from checkpointer.containers import Record
 from checkpointer.kubernetes import model
 
@@ -566,3 +567,23 @@ async def test_an_uninstallation_does_not_wait_for_ever(begin, daemon, cluster, 
     daemon.knows("web", "UNMANAGED", reason="it is being uninstalled")
 
     assert not await side.caught_up(daemon, 0.5)
+
+
+async def test_the_share_of_a_wake_is_what_was_lowered_here(
+    begin, daemon, cluster, monkeypatch, tmp_path
+):
+    """Not what its owner has written into the note meanwhile, which no quota has seen."""
+    container = tmp_path / "pod" / "container"
+    container.mkdir(parents=True)
+    files = [directory / "cpu.shares" for directory in (container, container.parent)]
+    for path in files:
+        path.write_text("2")
+    monkeypatch.setattr(cgroups, "of", lambda _pid: cgroups.Cgroups({}, container))
+    daemon.knows("web", "RUNNING")
+    side = begin(**SCALING)
+    daemon.sleeps("web")
+    await until(lambda: cluster.requests()["cpu"] == "1m")
+    cluster.put("web", requests=cluster.requests(), annotations={CPU: '{"app":"64"}'})
+    await until(lambda: side.view().pending == 0)
+    daemon.tells("web", "ASLEEP", "WAKING")
+    await until(lambda: all(path.read_text() == "102" for path in files))
