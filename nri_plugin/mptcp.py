@@ -10,11 +10,10 @@ import asyncio
 import contextlib
 import errno
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from bpf import syscall
+from bpf import inside, syscall
 
 _SYSCTL = Path("/proc/sys/net/mptcp/enabled")
 """Of the network namespace of who reads or writes it, wherever that file is seen."""
@@ -69,30 +68,14 @@ def switch(pid: int, on: bool) -> bool:
     Raises:
         OSError: the process is gone, or the sysctl cannot be written.
     """
-    outcome: list[bool] = []
-    failure: list[OSError] = []
     own = Path("/proc/1/ns/net").stat().st_ino, Path("/proc/thread-self/ns/net").stat().st_ino
     fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-
-    def inside() -> None:
-        try:
-            syscall.setns(fd, syscall.CLONE_NEWNET)
-            outcome.append(_write(on))
-        except OSError as error:
-            failure.append(error)
-
     try:
         if os.fstat(fd).st_ino in own:
             return False
-        # A thread of its own, which ends in there: others must never find themselves in a pod.
-        thread = threading.Thread(target=inside, name=f"mptcp-{pid}")
-        thread.start()
-        thread.join()
+        return inside.call(fd, syscall.CLONE_NEWNET, lambda: _write(on))
     finally:
         os.close(fd)
-    if failure:
-        raise failure[0]
-    return outcome[0]
 
 
 def _write(on: bool) -> bool:

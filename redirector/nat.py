@@ -8,15 +8,14 @@ outside; by hand like `sockets`: two dumps of what mostly is empty, in half a mi
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 from bpf import syscall
-from redirector import netns
-from redirector.netlink import DONE, ERROR, HEADER, REQUEST_DUMP, attributes, text
+from redirector import netlink, netns
+from redirector.netlink import attributes, text
 
 # linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
 _NETLINK_NETFILTER = 12
@@ -58,20 +57,13 @@ def _rules() -> Iterator[dict[int, bytes]]:
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
     ) as link:
-        length = HEADER.size + _NFGENMSG
-        link.send(HEADER.pack(length, _GETRULE, REQUEST_DUMP, 0, 0) + bytes(_NFGENMSG))
-        while True:
-            buffer, offset = link.recv(_BUFFER), 0
-            while offset + HEADER.size <= len(buffer):
-                length, kind, *_ = HEADER.unpack_from(buffer, offset)
-                body = offset + HEADER.size
-                if kind == DONE:
-                    return
-                if kind == ERROR:
-                    number = -struct.unpack_from("=i", buffer, body)[0]
-                    raise OSError(number, f"nf_tables: {os.strerror(number)}")
-                yield dict(attributes(buffer[body + _NFGENMSG : offset + length]))
-                offset += (length + 3) & ~3
+        netlink.ask(link, _GETRULE, bytes(_NFGENMSG))
+        yield from netlink.answers(link, _parse, _BUFFER)
+
+
+def _parse(buffer: bytes) -> Iterator[dict[int, bytes] | None]:
+    for content in netlink.contents(buffer, "nf_tables"):
+        yield None if content is None else dict(attributes(content[_NFGENMSG:]))
 
 
 def _new() -> Iterator[str]:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 ATTRIBUTE = struct.Struct("=HH")
 """struct nlattr: length, type."""
@@ -11,8 +17,8 @@ ATTRIBUTE = struct.Struct("=HH")
 HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence number, port."""
 
-REQUEST_DUMP = 0x301
-ERROR, DONE = 2, 3
+_REQUEST_DUMP = 0x301
+_ERROR, _DONE = 2, 3
 
 _TYPE = 0x3FFF  # NLA_TYPE_MASK: without the flags
 
@@ -29,3 +35,40 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 def text(data: bytes) -> str:
     """Return a string attribute."""
     return data.rstrip(b"\0").decode(errors="replace")
+
+
+def ask(link: socket.socket, kind: int, request: bytes) -> None:
+    """Send a request for all there is of something."""
+    length = HEADER.size + len(request)
+    link.send(HEADER.pack(length, kind, _REQUEST_DUMP, 0, 0) + request)
+
+
+def answers(
+    link: socket.socket, parse: Callable[[bytes], Iterator[T | None]], size: int
+) -> Iterator[T]:
+    """Iterate over all that comes for a request until `parse`, given what one receive of `size` bytes got, yields None."""
+    while True:
+        for entry in parse(link.recv(size)):
+            if entry is None:
+                return
+            yield entry
+
+
+def contents(buffer: bytes, who: str) -> Iterator[bytes | None]:
+    """Iterate over the contents of the messages of one receive; None marks the end of the answer.
+
+    Raises:
+        OSError: the kernel refused the request; `who` is named.
+    """
+    offset = 0
+    while offset + HEADER.size <= len(buffer):
+        length, kind, *_ = HEADER.unpack_from(buffer, offset)
+        body = buffer[offset + HEADER.size : offset + length]
+        if kind == _DONE:
+            yield None
+            return
+        if kind == _ERROR:
+            number = -struct.unpack_from("=i", body)[0]
+            raise OSError(number or errno.EPROTO, f"{who}: {os.strerror(number)}")
+        yield body
+        offset += (length + 3) & ~3

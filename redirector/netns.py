@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from bpf import syscall
+from bpf import inside, syscall
 
 T = TypeVar("T")
 
@@ -32,25 +31,10 @@ def run(pid: int, function: Callable[[], T], *, inode: int | None = None) -> T:
     Raises:
         OSError: the process is gone, or the namespace is another or cannot be entered.
     """
-    outcome: list[T] = []
-    failure: list[BaseException] = []
     fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-
-    def inside() -> None:
-        try:
-            syscall.setns(fd, syscall.CLONE_NEWNET)
-            outcome.append(function())
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            failure.append(error)
-
     try:
         if inode is not None and os.fstat(fd).st_ino != inode:
             raise OSError(errno.ESRCH, f"process {pid} is not in network namespace {inode}")
-        thread = threading.Thread(target=inside, name=f"netns-{pid}")
-        thread.start()
-        thread.join()
+        return inside.call(fd, syscall.CLONE_NEWNET, function)
     finally:
         os.close(fd)
-    if failure:
-        raise failure[0]
-    return outcome[0]

@@ -6,15 +6,13 @@ are shared across network namespaces; then its inode is told, and nothing else.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from redirector import netns
-from redirector.netlink import DONE, ERROR, HEADER, REQUEST_DUMP, attributes
+from redirector import netlink, netns
 
 
 class Unix(NamedTuple):
@@ -52,18 +50,11 @@ def table(pid: int) -> dict[int, Unix]:
 def here() -> dict[int, Unix]:
     """Return those of the calling thread's own network namespace."""
     request = _REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _SHOW_NAME_AND_PEER, 0, 0)
-    length = HEADER.size + len(request)
-    header = HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, REQUEST_DUMP, 0, 0)
-    found: dict[int, Unix] = {}
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
     ) as diag:
-        diag.send(header + request)
-        while True:
-            for entry in parse(diag.recv(_BUFFER)):
-                if entry is None:
-                    return found
-                found[entry[0]] = entry[1]
+        netlink.ask(diag, _SOCK_DIAG_BY_FAMILY, request)
+        return dict(netlink.answers(diag, parse, _BUFFER))
 
 
 def parse(buffer: bytes) -> Iterator[tuple[int, Unix] | None]:
@@ -72,25 +63,18 @@ def parse(buffer: bytes) -> Iterator[tuple[int, Unix] | None]:
     Raises:
         OSError: the kernel refused the dump.
     """
-    offset = 0
-    while offset + HEADER.size <= len(buffer):
-        length, kind, *_ = HEADER.unpack_from(buffer, offset)
-        body = offset + HEADER.size
-        if kind == DONE:
+    for content in netlink.contents(buffer, "sock_diag"):
+        if content is None:
             yield None
             return
-        if kind == ERROR:
-            number = -struct.unpack_from("=i", buffer, body)[0]
-            raise OSError(number or errno.EPROTO, f"sock_diag: {os.strerror(number)}")
-        _, sort, _, _, inode, *_ = _MESSAGE.unpack_from(buffer, body)
+        _, sort, _, _, inode, *_ = _MESSAGE.unpack_from(content)
         name, peer = "", 0
-        for attribute, value in attributes(buffer[body + _MESSAGE.size : offset + length]):
+        for attribute, value in netlink.attributes(content[_MESSAGE.size :]):
             if attribute == _NAME:
                 name = _text(value)
             elif attribute == _PEER:
                 (peer,) = struct.unpack("=I", value)
         yield inode, Unix(sort, peer, name)
-        offset += (length + 3) & ~3
 
 
 def _text(name: bytes) -> str:
