@@ -81,6 +81,8 @@ def test_who_sleeps_is_woken_and_nothing_is_left(
         assert [each.title for each in found.find(Host())] == sorted(
             [one.reference, kept.reference]
         )
+        helpers = sleepers.helpers()
+        assert all(sleepers.alive(pid) for pid in helpers.values())
         work = uninstall("--wait=60")
         assert work.stdout is not None
         request.addfinalizer(work.stdout.close)
@@ -108,9 +110,7 @@ def test_who_sleeps_is_woken_and_nothing_is_left(
     ):
         assert not Path(path).exists(), path
     assert [root for root in cgroups.hierarchies() if (root / leaks.SLICE).exists()] == []
-    numbers = (int(name) for name in os.listdir("/proc") if name.isdigit())
-    helpers = [pid for pid in numbers if sleepers.comm(pid).startswith("criu")]
-    assert [pid for pid in helpers if sleepers.alive(pid)] == []
+    assert not any(sleepers.alive(pid) for pid in helpers.values()), helpers
     told = [uninstall("--wait=5").communicate(timeout=60)[0]]
     assert told == ["nothing to do\n"]
 
