@@ -1,4 +1,4 @@
-"""Test images of programs that people run: Node.js, Go, Python servers, SSH, PostgreSQL.
+"""Test images of programs that people run: Node.js, Go, PHP, Python servers, SSH, PostgreSQL.
 
 They are large, so a node imports each one only when a test asks for it (tests/node/workloads.py).
 Debian's packages are unpacked beside the node's own tree, none of their scripts is run; Python's
@@ -18,13 +18,32 @@ from dev.lib.cache import Cache
 from dev.lib.images import Layer
 from dev.lib.process import run
 
-PACKAGES = ["dropbear-bin", "nodejs", "pgbouncer", "postgresql-17"]
+PACKAGES = ["dropbear-bin", "nodejs", "pgbouncer", "php8.4-fpm", "postgresql-17"]
 
 #: Raise it when the recipe below changes in a way its texts do not show.
 RECIPE = "1"
 
 #: Of the virtual environment: packages of PyPI that the image `servers` has, with what they import.
 PYTHON = ("grpc", "typing_extensions.py", "uvloop", "websockets")
+
+#: As in the image of its makers: in the foreground, its workers on port 9000 with the container's environment. But they
+#: stay root: where CAP_SYS_RESOURCE is missing, as it may be here, criu cannot dump processes of anybody else.
+PHP = """\
+[global]
+daemonize = no
+error_log = /proc/self/fd/2
+[www]
+user = root
+group = root
+listen = 9000
+clear_env = no
+catch_workers_output = yes
+pm = dynamic
+pm.max_children = 5
+pm.start_servers = 2
+pm.min_spare_servers = 1
+pm.max_spare_servers = 3
+"""
 
 GO = images.PROGRAMS / "static"
 
@@ -58,6 +77,7 @@ def archives(cache: Cache, rootfs: Path, apps: Path, venv: Path) -> Path:
             "ssh": lambda: ([_ssh(apps)], ["dropbear"], "/"),
             "postgres": lambda: ([_postgres(apps)], ["postgres"], "/data"),
             "pgbouncer": lambda: ([_pgbouncer(apps)], ["pgbouncer"], "/data"),
+            "php": lambda: ([_php(apps)], ["php-fpm8.4", "-R"], "/var/www/html"),
             "servers": lambda: ([images.python(rootfs), _servers(rootfs, venv)], ["python3"], "/"),
         }  # fmt: skip
         if containerd.can_build():
@@ -82,6 +102,14 @@ def _node(apps: Path) -> bytes:
 def _pgbouncer(apps: Path) -> bytes:
     layer = Layer(apps)
     layer.programs(["/usr/sbin/pgbouncer"])
+    return layer.bytes()
+
+
+def _php(apps: Path) -> bytes:
+    layer = Layer(apps)
+    layer.programs(["/usr/sbin/php-fpm8.4"])
+    layer.file("etc/php/8.4/fpm/php-fpm.conf", PHP.encode())
+    layer.folder("var/www/html")
     return layer.bytes()
 
 

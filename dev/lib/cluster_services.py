@@ -40,8 +40,12 @@ REGISTRY = {
     "docker.io/library/nginx:1.29": "nginx",
     "docker.io/library/redis:8": "redis",
     "docker.io/library/busybox:1.37": "busybox",
+    "docker.io/library/php:8.4-fpm": "php",
     "docker.io/library/python:3.13": "python",
 }
+
+#: Of the archives that a node imports only when it is asked to: those of the documentation's examples.
+APPS = ("php.tar",)
 
 #: Programs of other people restart containerd by it; for those the node has one that knows its own services.
 SYSTEMCTL = """\

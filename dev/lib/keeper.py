@@ -148,7 +148,10 @@ def prepare(running: list[Service], plan: dict[str, object], born: float) -> Non
         )
         marks = Path("/var/lib/containerd/imported")
         marks.mkdir(exist_ok=True)
-        for archive in sorted((RUN / "images").glob("*.tar")):
+        archives = sorted((RUN / "images").glob("*.tar"))
+        if plan["kubernetes"]:
+            archives += [RUN / "apps" / name for name in cluster_services.APPS]
+        for archive in archives:
             if not (marks / archive.name).exists():
                 command = ["ctr", "-n", "k8s.io", "images", "import", str(archive)]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)

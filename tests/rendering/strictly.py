@@ -17,6 +17,7 @@ PRIMITIVES = {
 }
 
 KINDS = {
+    "ConfigMap": models.V1ConfigMap,
     "ClusterRole": models.V1ClusterRole,
     "ClusterRoleBinding": models.V1ClusterRoleBinding,
     "DaemonSet": models.V1DaemonSet,
@@ -32,7 +33,6 @@ KINDS = {
     "Service": models.V1Service,
     "ServiceAccount": models.V1ServiceAccount,
     "StatefulSet": models.V1StatefulSet,
-    "ConfigMap": models.V1ConfigMap,
 }
 
 FOREIGN = {"PodMonitor", "PrometheusRule"}
