@@ -23,6 +23,10 @@ SPAN = 540.0
 PAGE = 500
 """Pods in one answer."""
 
+ANY, NEWEST = "0", ""
+"""Which state is listed: what the API server's own cache has, where a node's pods are found by an index; or the latest, for
+which it may read all pods of the cluster from its store. What the former lacks the watch tells."""
+
 DENIED = 60.0
 """Seconds before a denied list is tried again."""
 
@@ -58,6 +62,7 @@ class Watch:
         self._stop = threading.Event()
         self._stream: Stream | None = None
         self._failures = 0
+        self._gone = 0
         self._thread = threading.Thread(target=self._run, name="pod watch", daemon=True)
         self.synced = False
 
@@ -100,13 +105,17 @@ class Watch:
 
     def _run(self) -> None:
         version = ""
+        since = ANY
         while not self._stop.is_set():
             try:
-                version = version or self._list()
+                version = version or self._list(since)
                 version = self._follow(version)
             except errors.Gone:
+                # Of a server whose cache is behind that may be true of what it has just listed.
                 log.info("pods.relist")
-                version = ""
+                version, since = "", NEWEST
+                self._gone += 1
+                self._stop.wait(pause(self._gone))
             except errors.ApiError as error:
                 version = self._ill(error, version)
             except Exception:
@@ -133,9 +142,11 @@ class Watch:
         # Only what broke off can be gone on with.
         return version if isinstance(error, errors.Unreachable) else ""
 
-    def _list(self) -> str:
+    def _list(self, since: str) -> str:
         found: dict[str, Pod] = {}
         query = {**self._query, "limit": str(PAGE)}
+        if since:
+            query["resourceVersion"] = since
         while True:
             answer = self._client.request("GET", PATH, verb="list", resource="pods", query=query)
             for thing in answer.get("items") or []:
@@ -144,6 +155,7 @@ class Watch:
             metadata = answer.get("metadata") or {}
             if not metadata.get("continue"):
                 break
+            query.pop("resourceVersion", None)  # it stands in the token
             query["continue"] = metadata["continue"]
         with self._lock:
             before, self._pods = self._pods, found
@@ -182,6 +194,7 @@ class Watch:
         version = str(thing["metadata"]["resourceVersion"])
         if event["type"] == "BOOKMARK":
             return version
+        self._gone = 0
         pod = Pod.of(thing)
         with self._lock:
             if event["type"] == "DELETED":

@@ -216,6 +216,18 @@ async def test_a_watch_that_is_too_far_behind_begins_anew(begin, daemon, cluster
     await until(lambda: cluster.label("late") == "RUNNING")
 
     assert server.asked("limit=") >= 2
+    # What its cache has is not enough a second time.
+    assert server.asked("limit=500&resourceVersion=0") == 1
+
+
+async def test_a_server_that_calls_everything_too_old_is_not_stormed(begin, cluster, server):
+    """What it has listed a moment ago, too, as a server does whose own cache is behind."""
+    server.oldest = 1 << 60
+    begin(**LABELS)
+    await until(lambda: server.asked("limit=") >= 2)
+    before = server.asked("limit=")
+    await asyncio.sleep(1.0)
+    assert server.asked("limit=") - before <= 3
 
 
 async def test_another_pod_of_the_same_name_is_not_touched(begin, daemon, cluster, server):
