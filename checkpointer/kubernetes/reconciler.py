@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 REJECTED = (30.0, 600.0)
 """Seconds before what the server would not have is tried again: to give requests back, and to scale down."""
 
+LULL = 30.0
+"""Seconds before a pod is scaled down again: one that sleeps and wakes all the time, or whose requests somebody else sets
+whenever we have, is not to keep the API server and the kubelet busy. They are given back at once, always."""
+
 INFEASIBLE = 300.0
 """Seconds before the kubelet is asked once more for what it has called infeasible; of itself it never looks again."""
 
@@ -81,6 +85,7 @@ class Reconciler:
         self._reasons: dict[str, dict[str, str]] = {}
         self._pending: dict[str, _Pending] = {}
         self._lowered: dict[str, dict[str, str]] = {}
+        self._lowered_at: dict[str, float] = {}  # monotonic seconds
         self._denied_until = 0.0
         self.resizes: Counter[str] = Counter()
 
@@ -141,9 +146,11 @@ class Reconciler:
         again = 0.0
         try:
             plan = scaling.plan(pod, asleep, self._refused(pod, asleep))
+            if plan.down and (again := self._early(pod)):
+                plan = dataclasses.replace(scaling.plan(pod, asleep, "soon"), refused=plan.refused)
             if plan:
                 pod = self._carry_out(pod, plan, statuses)
-            else:
+            elif not again:
                 pod, again = self._outstanding(pod, statuses)
         except errors.Denied as denied:
             self._scaling.deny(denied)
@@ -154,6 +161,11 @@ class Reconciler:
             return pod, self._rejected(pod, asleep, rejected)
         self._note_reasons(pod, plan.refused)
         return pod, again
+
+    def _early(self, pod: Pod) -> float:
+        """Seconds for which its requests are left alone: it has just been scaled down, and that did not last."""
+        with self._lock:
+            return max(0.0, self._lowered_at.get(pod.uid, -LULL) + LULL - time.monotonic())
 
     def _refused(self, pod: Pod, asleep: set[str]) -> str:
         """Why nothing more is scaled down; asked of the server only where something would be."""
@@ -194,6 +206,8 @@ class Reconciler:
     def _note_lowered(self, before: Pod, plan: scaling.Plan) -> None:
         asked = {c.name: c.requests["cpu"] for c in before.containers if "cpu" in c.requests}
         with self._lock:
+            if plan.down:
+                self._lowered_at[before.uid] = time.monotonic()
             lowered = self._lowered.setdefault(before.uid, {})
             for name, requests in plan.requests.items():
                 if requests.get("cpu") == scaling.LEAST["cpu"] and name in asked:
@@ -220,8 +234,10 @@ class Reconciler:
         if (late := since + INFEASIBLE - now) > 0:
             return pod, late
         # Least requests, which the kubelet can always give; the next look finds the note, and asks anew.
+        with self._lock:
+            self._pending[pod.uid] = _Pending(pod, word, now)
         plan = scaling.plan(pod, statuses.keys())
-        return (self._carry_out(pod, plan, statuses) if plan else pod), 1.0
+        return (self._carry_out(pod, plan, statuses) if plan else pod), INFEASIBLE
 
     def _rejected(self, pod: Pod, asleep: set[str], rejected: errors.Rejected) -> float:
         """The server will not have it: not as it is now."""
@@ -344,6 +360,7 @@ class Reconciler:
             self._reasons.pop(uid, None)
             self._pending.pop(uid, None)
             self._lowered.pop(uid, None)
+            self._lowered_at.pop(uid, None)
 
 
 def _path(pod: Pod) -> str:

@@ -394,8 +394,11 @@ async def test_requests_are_given_back_to_who_is_not_managed_any_more(begin, dae
     await until(lambda: cluster.requests() == {"cpu": "100m"})
 
 
-async def test_what_somebody_asks_for_meanwhile_counts(begin, daemon, cluster, server):
+async def test_what_somebody_asks_for_meanwhile_counts(
+    begin, daemon, cluster, server, monkeypatch
+):
     """A person or an autoscaler has set other requests while it slept."""
+    monkeypatch.setattr("checkpointer.kubernetes.reconciler.LULL", 0.2)
     daemon.knows("web", "ASLEEP")
     begin(**SCALING)
     await until(lambda: cluster.requests()["cpu"] == "1m")
@@ -404,6 +407,22 @@ async def test_what_somebody_asks_for_meanwhile_counts(begin, daemon, cluster, s
     server.put("pods", changed)
     await until(lambda: json.loads(cluster.annotations()[CPU]) == {"app": "300m"})
     await until(lambda: cluster.requests()["cpu"] == "1m")
+
+    daemon.wakes("web")
+    await until(lambda: cluster.requests() == {"cpu": "300m", "memory": "64Mi"})
+
+
+async def test_nobody_is_fought_with(begin, daemon, cluster, server):
+    """Somebody who sets other requests whenever we have is let have them for a while."""
+    daemon.knows("web", "ASLEEP")
+    side = begin(**SCALING)
+    await until(lambda: cluster.requests()["cpu"] == "1m")
+    changed = cluster.pod()
+    changed["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "300m"
+    server.put("pods", changed)
+    await quiet(side, server)
+    assert cluster.requests()["cpu"] == "300m"
+    assert side.view().resizes["down"] == 1
 
     daemon.wakes("web")
     await until(lambda: cluster.requests() == {"cpu": "300m", "memory": "64Mi"})
@@ -539,12 +558,23 @@ async def test_a_node_that_is_full_is_told(begin, daemon, cluster, server):
 
 async def test_what_is_infeasible_is_asked_for_again(begin, daemon, cluster, server, monkeypatch):
     """The kubelet would not look again: it is given the least once more, and asked anew."""
-    monkeypatch.setattr("checkpointer.kubernetes.reconciler.INFEASIBLE", 0.2)
+    when = "checkpointer.kubernetes.reconciler.INFEASIBLE"
+    monkeypatch.setattr(when, 0.2)
+
+    def not_again(handler):
+        if handler.path.endswith("/resize"):
+            monkeypatch.setattr(when, 1000.0)
+        return False
+
+    server.trouble = not_again
     daemon.knows("web", "RUNNING")
     side = begin(**SCALING)
     await until(lambda: side.view().synced)
     refuse(cluster, server, "Infeasible")
-    await until(lambda: server.asked("/resize") >= 2)
+    await until(lambda: server.asked("/resize") == 2)
+    # The kubelet has not said anything new yet: that is no reason to ask at once.
+    await quiet(side, server)
+    assert server.asked("/resize") == 2
     well = cluster.pod()
     well["status"]["conditions"] = []
     server.put("pods", well)
