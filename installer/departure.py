@@ -66,14 +66,15 @@ class Departure:
             InstallError: the daemon does not go.
         """
         self._nodes_processes()
-        runs = self.host.answers(DAEMON)
-        if runs:
+        daemon = self.host.listener(DAEMON)
+        if daemon is not None:
             self._retire()
         asleep = sleepers.find(self.host)
         if asleep and not self.force:
-            raise self._refusal(asleep, runs=runs)
-        if runs:
-            self._daemon_goes()
+            raise self._refusal(asleep, runs=daemon is not None)
+        self._unlabel()
+        if daemon is not None:
+            self._daemon_goes(daemon)
         self._helpers_end()
         for one in sleepers.find(self.host) if self.force else []:
             self.say(f"lost: {one.title} ({one.how}) is started anew")
@@ -123,17 +124,26 @@ class Departure:
             f"bring it back (label the node {LABEL}=true), delete their pods, or {lost}",
         )
 
-    def _daemon_goes(self) -> None:
-        if self.cluster is not None:
-            try:
-                if self.cluster.labelled():
-                    self.cluster.unlabel()
-                    self.say(f"took the label {LABEL} off the node: the DaemonSet's pod ends")
-            except ClusterError as error:
-                self.say(f"the label {LABEL} was not taken off: {error}")
-        if self.host.answers(DAEMON):
+    def _unlabel(self) -> None:
+        """Take the node's label off, so that the DaemonSet's pod ends, and none comes back."""
+        if self.cluster is None:
+            return
+        try:
+            if self.cluster.labelled():
+                self.cluster.unlabel()
+                self.say(f"took the label {LABEL} off the node: the DaemonSet's pod ends")
+        except ClusterError as error:
+            self.say(f"the label {LABEL} was not taken off: {error}")
+
+    def _daemon_goes(self, pid: int) -> None:
+        """Wait for its end: it listens no more some time before."""
+
+        def gone() -> bool:
+            return not self.host.answers(DAEMON) and not (pid and Path(f"/proc/{pid}").exists())
+
+        if not gone():
             self.say(f"waiting for the daemon to go, {self.wait:.0f} s at most")
-        if not self._comes(lambda: not self.host.answers(DAEMON)) and not self.force:
+        if not self._comes(gone) and not self.force:
             raise InstallError(
                 "the daemon still runs, and would go on with what is taken away",
                 f"take the label {LABEL} off this node or delete the DaemonSet, and run this again",

@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -232,19 +233,24 @@ class Host:
 
     def answers(self, path: str) -> bool:
         """Say whether somebody listens on a unix socket of the node."""
+        return self.listener(path) is not None
+
+    def listener(self, path: str) -> int | None:
+        """Return the pid of who listens on a unix socket of the node, None if nobody does; 0 if it is not for us to see."""
         with socket.socket(socket.AF_UNIX) as probe:
             try:
                 # By descriptor: the name of a socket has at most 107 bytes, a mounted root adds to it.
                 directory = os.open(self.real(path).parent, os.O_PATH)
             except OSError:
-                return False
+                return None
             try:
                 probe.connect(f"/proc/self/fd/{directory}/{PurePosixPath(path).name}")
+                known = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                return int.from_bytes(known[:4], sys.byteorder)
             except OSError:
-                return False
+                return None
             finally:
                 os.close(directory)
-        return True
 
 
 def sync(directory: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import pytest
 from unit.installer.fake_nodes import found, plain
 
+from installer import __main__ as main
 from installer import checks, containerd, journal, layouts, payload, runtime, trial
 from installer.errors import InstallError
 from installer.host import Host
@@ -168,6 +169,31 @@ def test_an_installation_that_is_killed_at_any_step_is_completed(first, tmp_path
             assert step > 5
             break
     whole.close()
+
+
+def test_an_uninstallation_that_is_killed_at_any_step_is_completed(tmp_path):
+    """By the next one, and containerd knows nothing of us then."""
+    config = "version = 2\n# mine\n"
+
+    def all_of_it(node):
+        chosen = main._parse(["uninstall", "--timeout=5"])
+        main._uninstall(node, chosen)
+
+    for step in itertools.count():
+        node = plain(tmp_path / f"{step}", config=config)
+        node.restart("containerd")
+        apply(node)
+        assert "zeropod" in node.knows
+        on = cut(node, step, all_of_it)
+        all_of_it(node)
+
+        assert node.files() == {CONFIG: config, **MACHINE}, step
+        assert node.knows == config, f"containerd was not restarted after step {step}"
+        assert not node.exists(payload.OPT), step
+        node.close()
+        if not on:
+            assert step > 5
+            break
 
 
 def test_a_configuration_that_containerd_does_not_start_with_is_not_kept_by_a_killed_installation(

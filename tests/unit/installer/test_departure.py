@@ -3,8 +3,8 @@
 import json
 import os
 import signal
-import socket
 import subprocess
+import sys
 
 import pytest
 from unit.installer.fake_nodes import plain
@@ -50,7 +50,9 @@ class Labels:
 
     def unlabel(self):
         self.label = False
-        self.daemon.close()
+        if self.daemon:
+            self.daemon.kill()
+            self.daemon.wait()
 
 
 def departure(node, cluster=None, **more):
@@ -64,15 +66,20 @@ def departure(node, cluster=None, **more):
 
 
 @pytest.fixture
-def daemon(node, monkeypatch):
+def daemon(node):
     """It listens, and is asked by nobody."""
     real = node.real(DAEMON)
     real.parent.mkdir(parents=True, exist_ok=True)
-    monkeypatch.chdir(real.parent)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(real.name)
-        listener.listen()
-        yield listener
+    program = (
+        "import signal, socket; one = socket.socket(socket.AF_UNIX); one.bind('zeropod.sock');"
+        "one.listen(); print('up', flush=True); signal.pause()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=real.parent, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "up\n"
+        yield process
+        process.kill()
 
 
 @pytest.mark.parametrize(
@@ -139,6 +146,20 @@ def test_the_label_is_taken_off_so_that_the_daemon_goes(node, daemon, monkeypatc
         "awake",
         "took the label zeropod.ctrox.dev/node off the node: the DaemonSet's pod ends",
     ]
+
+
+def test_the_label_is_taken_off_where_no_daemon_runs(node):
+    """It may be about to be started, or have failed all the time."""
+    cluster = Labels()
+    departure(node, cluster)[0].go()
+    assert not cluster.label
+
+
+def test_a_daemon_that_listens_no_more_is_still_waited_for(node, daemon, monkeypatch):
+    """It finishes what it has begun, with the files that are to go."""
+    monkeypatch.setattr(Departure, "_retire", lambda self: node.real(DAEMON).unlink())
+    with pytest.raises(InstallError, match="still runs"):
+        departure(node)[0].go()
 
 
 def test_a_daemon_that_does_not_go_stops_it(node, daemon, monkeypatch):
