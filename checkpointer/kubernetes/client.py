@@ -22,6 +22,7 @@ import urllib3
 import yaml
 from kubernetes import client, config
 
+from checkpointer import api
 from checkpointer.errors import CheckpointerError
 from checkpointer.kubernetes import errors
 
@@ -32,6 +33,8 @@ CONNECT, ANSWER = 5.0, 15.0
 
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
+
+_HEADERS = {"Accept": "application/json", "User-Agent": f"zeropod/{api.version()}"}
 
 _KEEPALIVE = urllib3.connection.HTTPConnection.default_socket_options
 
@@ -164,7 +167,7 @@ class Client:
                 method,
                 url,
                 body=body,
-                headers={"Accept": "application/json", **self._identity(), **(headers or {})},
+                headers={**_HEADERS, **self._identity(), **(headers or {})},
                 timeout=timeout,
                 retries=False,
                 preload_content=False,

@@ -43,6 +43,10 @@ class NotFound(ApiError):
     """There is no such object, or no such resource."""
 
 
+class Missing(ApiError):
+    """The server does not know the resource: it is too old."""
+
+
 class Conflict(ApiError):
     """The object is not what it was thought to be: changed, or another one of the same name."""
 

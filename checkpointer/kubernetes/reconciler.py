@@ -157,6 +157,12 @@ class Reconciler:
             self._denied_until = time.monotonic() + rights.AGAIN
             self._note_reasons(pod, dict.fromkeys(asleep, self._scaling.reason))
             return pod, 0.0
+        except errors.Missing:
+            self._scaling.switch_off(
+                "the API server has no pods/resize, which came with Kubernetes 1.33"
+            )
+            self._denied_until = time.monotonic() + rights.AGAIN
+            return pod, 0.0
         except errors.Rejected as rejected:
             return pod, self._rejected(pod, asleep, rejected)
         self._note_reasons(pod, plan.refused)
@@ -191,9 +197,7 @@ class Reconciler:
                 before, pod = pod, self._resize(pod, plan)
             except errors.NotFound as error:
                 if self._exists(pod):
-                    raise errors.Rejected(
-                        "the API server has no pods/resize, which came with Kubernetes 1.33", 404
-                    ) from error
+                    raise errors.Missing(error.message, error.status) from error
                 raise
             self._note_lowered(before, plan)
             self.resizes["down"] += plan.down

@@ -17,7 +17,7 @@ from checkpointer import api
 from checkpointer.apiview import ApiView
 from checkpointer.containers import Record
 from checkpointer.declared import Declared
-from checkpointer.kubernetes import errors, shares, telling
+from checkpointer.kubernetes import errors, rights, shares, telling
 from checkpointer.kubernetes.client import Client
 from checkpointer.kubernetes.model import Model
 from checkpointer.kubernetes.pods import Pod
@@ -203,7 +203,9 @@ class Side:
         if isinstance(key, Taint):
             return self._arrive(key)
         again, settled = self._reconciler.look(key), self._model.settled(key)
-        return min(filter(None, (again, settled)), default=0.0)
+        # What is off now may be on then; nobody else would look.
+        off = rights.AGAIN + 1.0 if any(self.features().values()) else 0.0
+        return min(filter(None, (again, settled, off)), default=0.0)
 
     def _post(self, series: Series) -> float:
         if not self._events.on():

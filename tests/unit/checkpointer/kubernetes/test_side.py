@@ -489,17 +489,21 @@ async def test_autoscalers_that_must_not_be_looked_at_keep_all_requests(
 
 
 async def test_a_server_without_resizes_is_told(begin, daemon, cluster, server):
-    """Its version is the reason; nothing is noted for nothing at the next look."""
+    """Its version is the reason; nobody asks again for the next pod."""
 
     def trouble(handler):
         return handler.path.endswith("/resize") and busy(404)(handler)
 
     server.trouble = trouble
     daemon.knows("web", "ASLEEP")
-    begin(**SCALING, **EVENTS)
-    await until(lambda: "ResizeRejected" in cluster.events())
+    side = begin(**SCALING)
+    await until(lambda: "1.33" in side.features()["in-place-scaling"])
+    await quiet(side, server)
+    cluster.put("late")
+    daemon.sleeps("late")
+    await quiet(side, server)
 
-    assert "1.33" in cluster.events()["ResizeRejected"]["message"]
+    assert server.asked("/resize") == 1
 
 
 async def test_a_quota_against_giving_back_is_told_and_tried_again(
@@ -629,3 +633,17 @@ async def test_the_share_of_a_wake_is_what_was_lowered_here(
     await until(lambda: side.view().pending == 0)
     daemon.tells("web", "ASLEEP", "WAKING")
     await until(lambda: all(path.read_text() == "102" for path in files))
+
+
+async def test_a_right_that_was_granted_meanwhile_is_used(
+    begin, daemon, cluster, server, monkeypatch
+):
+    """After a while, although nothing else happens."""
+    monkeypatch.setattr("checkpointer.kubernetes.rights.AGAIN", 0.1)
+    server.deny("patch", "pods")
+    daemon.knows("web", "RUNNING")
+    side = begin(**LABELS)
+    await until(lambda: side.features()["status-labels"])
+    server.denied.clear()
+
+    await until(lambda: cluster.label() == "RUNNING")
