@@ -61,6 +61,10 @@ def install(host: Host, chosen: argparse.Namespace) -> int:
     """Check, ship the files, configure containerd; in a pod, say on the node how that went."""
     layout = layouts.find(host, chosen.layout)
     if chosen.plan:
+        for _, argv in checks.missing(host):
+            print(f"run: {' '.join(argv)}")
+        for path in payload.plan(host, chosen.payload, chosen.opt):
+            print(f"write: {path}")
         return _plan(layout, containerd.install(layout, _found(host, layout)))
     try:
         with host.locked(chosen.opt):
@@ -120,7 +124,7 @@ def _tell(*, ready: bool, reason: str, message: str, patience: float = 0.0) -> N
 def uninstall(host: Host, chosen: argparse.Namespace) -> int:
     """Wake what sleeps, then take everything away; running containers run on."""
     if chosen.plan:
-        return _plan_uninstall(host)
+        return _plan_uninstall(host, chosen.opt)
     cluster = Cluster.of(os.environ, role="zeropod-uninstall")
     with host.locked(chosen.opt):
         Departure(host, cluster, chosen.wait, chosen.force).go()
@@ -152,11 +156,15 @@ def _uninstall(host: Host, chosen: argparse.Namespace) -> list[str]:
     return done
 
 
-def _plan_uninstall(host: Host) -> int:
+def _plan_uninstall(host: Host, opt: str) -> int:
     if asleep := sleepers.find(host):
         print(f"first: wake {sleepers.shown(asleep)}")
     for layout, changes in _everywhere(host):
         _plan(layout, changes)
+    ours = (f"{opt}/{name}" for name in (payload.BUNDLE, payload.VERSIONS, payload.CONTAINER))
+    for path in (*ours, *remains.PLACES):
+        if host.exists(path):
+            print(f"remove: {path}")
     return DONE
 
 

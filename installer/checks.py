@@ -72,15 +72,24 @@ def prepare(host: Host, journal: Journal) -> list[str]:
     What does not work is left to the checks, which say what to do.
     """
     done = []
+    for what, argv in missing(host):
+        if argv[-1] == BPFFS:
+            journal.mounting(BPFFS)
+        if _worked(host, *argv):
+            done.append(what)
+    return done
+
+
+def missing(host: Host) -> list[tuple[str, list[str]]]:
+    """Return what `prepare` is to do, for people, and how."""
+    found = []
     if not host.mounted(BPFFS, "bpf") and host.exists(BPFFS):
         # In the node's own mount namespace: for this a container needs the node's PID namespace.
         inside = ["nsenter", "-t", "1", "-m"] if host.root != Path("/") else []
-        journal.mounting(BPFFS)
-        if _worked(host, *inside, "mount", "-t", "bpf", "bpf", BPFFS):
-            done.append(f"mounted {BPFFS}")
-    if not host.exists("/dev/net/tun") and _worked(host, "modprobe", "tun"):
-        done.append("loaded the module tun")
-    return done
+        found.append((f"mounted {BPFFS}", [*inside, "mount", "-t", "bpf", "bpf", BPFFS]))
+    if not host.exists("/dev/net/tun"):
+        found.append(("loaded the module tun", ["modprobe", "tun"]))
+    return found
 
 
 def _worked(host: Host, *argv: str) -> bool:

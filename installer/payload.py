@@ -56,6 +56,22 @@ def ship(host: Host, source: Path, opt: str, journal: Journal) -> list[str]:
         ) from error
 
 
+def plan(host: Host, source: Path, opt: str) -> list[str]:
+    """Return what `ship` would write, for people; it may be that nothing can be read of it here."""
+    real, done = host.real(opt), []
+    if (source / BUNDLE).is_dir():
+        version = f"{VERSIONS}/{digest(source / BUNDLE)}"
+        if not (real / version).is_dir():
+            done.append(f"{opt}/{version}")
+        if not (real / BUNDLE).is_symlink() or os.readlink(real / BUNDLE) != version:
+            done.append(f"{opt}/{BUNDLE}")
+    for path in sorted((source / CONTAINER).glob("*")):
+        target = real / CONTAINER / path.name
+        if not target.exists() or not (path.name == WAKE or _same(path, target)):
+            done.append(f"{opt}/{CONTAINER}/{path.name}")
+    return done
+
+
 def digest(directory: Path) -> str:
     """Name the content of a directory: names, modes and bytes."""
     seen = hashlib.sha256()

@@ -18,6 +18,8 @@ RUN, STATE, PINS = "/run/zeropod", "/var/lib/zeropod", "/sys/fs/bpf/zeropod"
 OURS = ("images", "staging", "failed")
 """What the daemon makes in its state directory, which may be an administrator's own file system."""
 
+PLACES = (*(f"{STATE}/{name}" for name in OURS), RUN, PINS)
+
 
 def remove(host: Host, mounts: Iterable[str]) -> list[str]:
     """Take it away; return what was done, for people.
@@ -27,7 +29,7 @@ def remove(host: Host, mounts: Iterable[str]) -> list[str]:
     """
     done = []
     try:
-        for path in (*(f"{STATE}/{name}" for name in OURS), RUN, PINS):
+        for path in PLACES:
             real = host.real(path)
             if real.is_dir() and not real.is_symlink():
                 _empty(real)

@@ -210,7 +210,8 @@ class Runtime:
         """Put everything back as it was, and say how that went."""
         before = self.journal.pending or {}
         for path in reversed(before):
-            self._put(path, before[path])
+            if self.host.read(path) != before[path]:  # what was not written need not be writable
+                self._put(path, before[path])
         restored = "the old one is back"
         if restart:
             try:

@@ -5,8 +5,6 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 from unit.installer.fake_nodes import found, plain
@@ -421,24 +419,49 @@ def test_a_criu_that_says_why_is_quoted(tmp_path, monkeypatch):
     assert (tmp_path / "tries").read_text().count("tried") == 2
 
 
-def test_the_plan_changes_nothing(node, source):
-    """It prints a diff, and the restart."""
+def test_the_plan_changes_nothing(node, source, monkeypatch, capsys):
+    """It names the files, shows the edits as a diff, and says what is restarted."""
+    monkeypatch.setattr(main, "Host", lambda _: node)
+    monkeypatch.setattr(main.os, "geteuid", lambda: 0)
     before = node.files()
-    program = [
-        sys.executable,
-        "-m",
-        "installer",
-        "install",
-        "--plan",
-        "--host-root",
-        str(node.root),
-        "--payload",
-        str(source),
-    ]
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
-    if os.geteuid():
-        assert "needs root" in done.stderr
-    else:
-        assert "+[plugins" in done.stdout
-        assert "restart" in done.stdout
+    assert main.main(["install", "--plan", f"--payload={source}"]) == main.DONE
+    told = capsys.readouterr().out
+
+    assert "write: /opt/zeropod/container/init" in told
+    assert "+[plugins" in told
+    assert "restart one of containerd" in told
+    assert "modprobe tun" in told
     assert node.files() == before
+    assert [argv for argv in node.log if argv[-1] != "--version"] == []
+
+
+def test_the_plan_of_an_uninstallation_changes_nothing(node, source, monkeypatch, capsys):
+    """It is the same backwards."""
+    monkeypatch.setattr(main, "Host", lambda _: node)
+    monkeypatch.setattr(main.os, "geteuid", lambda: 0)
+    ship(node, source)
+    apply(node)
+    before = node.files()
+    assert main.main(["uninstall", "--plan"]) == main.DONE
+    told = capsys.readouterr().out
+
+    assert "remove: /opt/zeropod/versions" in told
+    assert "-[plugins" in told
+    assert node.files() == before
+
+
+def test_a_configuration_that_is_read_only_is_left_alone(node):
+    """The way back does not stumble over it, and nothing is restarted."""
+    directory = node.real("/etc/containerd")
+    directory.chmod(0o555)
+    try:
+        if os.access(directory, os.W_OK):
+            pytest.skip("root can write everything")
+        with pytest.raises(InstallError, match="by hand"):
+            apply(node)
+    finally:
+        directory.chmod(0o755)
+
+    assert node.restarts() == []
+    assert node.read(CONFIG) == "version = 2\n"
+    assert journal.Journal(node, payload.OPT).pending is None
