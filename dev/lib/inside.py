@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Sequence
 
 from dev.lib import host, sandbox
+from dev.lib.cache import default_root
 from dev.lib.process import run
+
+#: Where pip finds what it has downloaded before.
+CELLAR = "/root/.cache/pip"
 
 QUIET = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -21,8 +25,10 @@ def inside(rootfs: Path, words: Sequence[str], *paths: Path, readonly: Sequence[
     if rootfs == Path("/"):
         return run(words, env=dict(os.environ, **QUIET))
     env, files = host.index_access()
+    cellar = default_root() / "pip"
+    cellar.mkdir(parents=True, exist_ok=True)
     shown = [Path(path) for path in [*files, "/etc/resolv.conf", "/etc/hosts"]]
     return run(sandbox.command(
-        [rootfs], list(words), binds={str(path): path for path in paths},
-        readonly={str(path): path for path in [*shown, *readonly]}, env=dict(env, **QUIET),
+        [rootfs], list(words), binds={CELLAR: cellar, **{str(path): path for path in paths}},
+        readonly={str(path): path for path in [*shown, *readonly]}, env=dict(env, PIP_CACHE_DIR=CELLAR, **QUIET),
     ))  # fmt: skip

@@ -184,7 +184,7 @@ def dependencies(rootfs: Path, project: Dict[str, Any], target: Path, tools: Pat
     site = SITE % python(rootfs)
     with tempfile.TemporaryDirectory(prefix="zeropod-dev-", dir="/var/tmp") as scratch:
         script = (
-            'python3 -m venv "$1/venv"; pip="$1/venv/bin/pip install -q --no-cache-dir --no-compile"; shift; '
+            'python3 -m venv "$1/venv"; pip="$1/venv/bin/pip install -q --no-compile"; shift; '
             '$pip --target "$1" "$2"; shift 2; t=$1; shift; exec $pip --target "$t" "$@"'
         )
         (tools_wanted,) = project["build-system"]["requires"]

@@ -24,7 +24,7 @@ OVERLAYS = {
 }
 
 #: Overlays that install; those for nodes that are not here, too.
-INSTALLATIONS = ("gke", "k3s", "kind", "production", "rke2")
+INSTALLATIONS = ("gke", "k0s", "k3s", "kind", "microk8s", "production", "rke2")
 
 
 def steps(begin: str, end: str) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from dev.lib import archive, bundle, host, process, product, sandbox  # noqa: E402
+from dev.lib import archive, bundle, host, inside, process, product, sandbox  # noqa: E402
 from dev.lib.environment import ensure  # noqa: E402
 
 #: What an engine that builds images does not give to a RUN.
@@ -48,42 +48,39 @@ for name in importlib.metadata.distribution("zeropod").read_text("top_level.txt"
 
 
 class ImageTest(unittest.TestCase):
-    def setUp(self) -> None:
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Unpacks what dev/image builds."""
         scratch = tempfile.TemporaryDirectory(prefix="zeropod-test-", dir="/var/tmp")
-        self.addCleanup(scratch.cleanup)
-        self.scratch = Path(scratch.name)
-        self.environment = ensure()
-
-    def unpacked(self) -> Path:
-        """What dev/image builds."""
-        tree = self.scratch / "archive"
-        for _, layer in archive.layers(self.environment, self.scratch).all():
+        cls.addClassCleanup(scratch.cleanup)
+        cls.scratch = Path(scratch.name)
+        cls.tree = cls.scratch / "archive"
+        cls.environment = ensure()
+        for _, layer in archive.layers(cls.environment, cls.scratch).all():
             with tarfile.open(layer) as tar:
-                tar.extractall(tree, filter="fully_trusted")
-        return tree
+                tar.extractall(cls.tree, filter="fully_trusted")
 
     def test_everything_can_be_imported(self) -> None:
         """Nothing was left out that our modules, or those that they use, import."""
-        tree = self.unpacked()
-
-        process.run(["chroot", tree, "/usr/bin/python3", "-c", IMPORT_ALL])
+        process.run(["chroot", self.tree, "/usr/bin/python3", "-B", "-c", IMPORT_ALL])
         for name in ("zeropod", "zeropod-checkpointer", "zeropod-installer", "zeropod-nri-plugin"):
-            process.run(["chroot", tree, "/usr/local/bin/" + name, "--help"])
+            process.run(["chroot", self.tree, "/usr/local/bin/" + name, "--help"])
 
     def test_two_builds_are_one(self) -> None:
         """dev/image and the stage of Containerfile, without a privilege, make the same files."""
-        expected = self.unpacked()
-
         env, shown = host.index_access()
+        env = {**env, "PIP_CACHE_DIR": inside.CELLAR}
         criu = self.environment.criu / bundle.WHERE
         readonly = {path: Path(path) for path in [*shown, "/etc/resolv.conf", "/etc/hosts"]}
+        readonly.update({"/src": REPOSITORY, "/criu": criu})
         stage = "cd /src && python3 -B -m dev.lib.stage image /criu /out/image"
         process.run(sandbox.command(
             [self.environment.rootfs], ["setpriv", "--bounding-set", KEPT_BACK, "sh", "-ec", stage],
-            binds={"/out": self.scratch}, readonly={**readonly, "/src": REPOSITORY, "/criu": criu}, env=env,
+            binds={"/out": self.scratch, inside.CELLAR: self.environment.cache.root / "pip"},
+            readonly=readonly, env=env,
         ))  # fmt: skip
 
-        one, other = files(expected), files(self.scratch / "image")
+        one, other = files(self.tree), files(self.scratch / "image")
         differing = [path for path in {**one, **other} if one.get(path) != other.get(path)]
         assert one
         assert differing == []

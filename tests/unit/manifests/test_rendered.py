@@ -11,6 +11,7 @@ from rendering.manifests import CHART, FOLDER, NAMESPACE
 import checkpointer.__main__
 import installer.__main__
 import nri_plugin.__main__
+from installer import layouts
 
 pytestmark = manifests.needs_renderers
 
@@ -26,7 +27,7 @@ OVERLAYS = sorted(
     if "kind: Kustomization" in path.read_text()
 )
 
-INSTALLING = ("base", "gke", "k3s", "kind", "production", "rke2")
+INSTALLING = ("base", "gke", "k0s", "k3s", "kind", "microk8s", "production", "rke2")
 
 SWITCHES = {
     "in-place-scaling": "inPlaceScaling",
@@ -143,10 +144,11 @@ def test_chart_is_gke():
     assert same(manifests.overlay(FOLDER / "gke"), manifests.chart(**values))
 
 
-@pytest.mark.parametrize("name", ["k3s", "rke2"])
-def test_chart_is_k3s(name):
-    """The chart can do what the overlays for k3s and rke2 do."""
-    values = {"directories": {"containerd": "/run/k3s/containerd"}}
+@pytest.mark.parametrize("name", ["k0s", "k3s", "microk8s", "rke2"])
+def test_chart_is_any_distribution(name):
+    """The chart can do what an overlay does whose containerd is elsewhere: where the installer's layout says."""
+    (layout,) = [one for one in layouts.LAYOUTS if one.name == name]
+    values = {"directories": {"containerd": str(Path(layout.socket).parent)}}
 
     assert same(manifests.overlay(FOLDER / name), manifests.chart(**values))
 
@@ -172,7 +174,7 @@ def test_all_overlays_are_production_on_other_nodes():
     """What they have more or less is how the node is laid out; no overlay forgets a feature."""
     kinds = set(manifests.overlay(FOLDER / "production"))
 
-    for name in ("gke", "k3s", "kind", "rke2"):
+    for name in ("gke", "k0s", "k3s", "kind", "microk8s", "rke2"):
         assert set(manifests.overlay(FOLDER / name)) - {("ResourceQuota", "zeropod-node")} == kinds
 
 

@@ -67,3 +67,15 @@ def test_mounts_have_volumes():
     volumes = {one["name"] for one in daemonset()["spec"]["template"]["spec"]["volumes"]}
 
     assert {mount["name"] for one in containers() for mount in one["volumeMounts"]} == volumes
+
+
+def test_only_what_has_to_be_is_privileged():
+    """The plugin gets along with a list of capabilities; nothing may write to its image's files."""
+    contexts = {one["name"]: one["securityContext"] for one in containers()}
+
+    assert {name for name, one in contexts.items() if one.get("privileged")} == {
+        "installer",
+        "checkpointer",
+    }
+    assert contexts["nri-plugin"]["capabilities"]["drop"] == ["ALL"]
+    assert all(one["readOnlyRootFilesystem"] for one in contexts.values())
