@@ -28,7 +28,7 @@ NODE_LABEL = "zeropod.ctrox.dev/node"
 
 OBSERVER = "ClusterRole `view` grants it: get, list and watch on pods, list on events"
 OPERATOR = (
-    "Role `zeropod-operator` of manifests/kubectl/operator.yaml grants it: get and list on pods, get and create on "
+    "Role `zeropod-operator` of manifests/kubectl/operator.yaml grants it: list on pods, get and create on "
     f"pods/exec, in namespace {SYSTEM}"
 )
 DOCTOR = "ClusterRole `zeropod-operator` of manifests/kubectl/operator.yaml grants it"

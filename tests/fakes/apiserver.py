@@ -68,6 +68,7 @@ class ApiServer:
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
         self.denied: set[tuple[str, str, str]] = set()
+        self.used: set[tuple[str, str, str]] = set()
         self.answer_exec: Exec = lambda *_: ("no such container", "", "")
         self.trouble: Trouble = lambda _: False
         self.url = ""
@@ -178,7 +179,8 @@ class ApiServer:
     # --- for the handler ---
 
     def check(self, verb: str, resource: str, namespace: str) -> None:
-        """Refuse what was denied."""
+        """Refuse what was denied, and note what was used."""
+        self.used.add((verb, resource, namespace))
         if {(verb, resource, namespace), (verb, resource, "")} & self.denied:
             where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
             message = f'{resource} is forbidden: User "jane" cannot {verb} resource "{resource}" in API group "" {where}'
