@@ -102,7 +102,7 @@ def test_strictness_is_real():
         assert word in found
 
 
-@pytest.mark.parametrize("name", [*INSTALLING, "uninstall"])
+@pytest.mark.parametrize("name", [*INSTALLING, "uninstall", "gke/uninstall"])
 def test_overlay_has_flags_that_programs_know(name):
     """Every program understands all flags that an overlay gives it."""
     for container in manifests.containers(manifests.overlay(FOLDER / name)):
@@ -162,6 +162,15 @@ def test_chart_uninstalls(tmp_path):
     )  # fmt: skip
 
 
+def test_chart_uninstalls_on_gke(tmp_path):
+    """With the directory that was used there."""
+    rendered = manifests.chart(
+        uninstall=True, resourceQuota=True, directories={"opt": "/var/lib/toolbox/zeropod"}
+    )
+
+    assert same(manifests.composed(tmp_path, ["gke", "gke/uninstall"]), rendered)
+
+
 def test_uninstallation_leaves_alone_what_runs():
     """It has no object in common with the installation: that goes on until its node is done."""
     assert (
@@ -219,11 +228,11 @@ def test_chart_names_every_value_in_its_schema():
 def test_more_flags(tmp_path: Path):
     """Flags that the chart has no value for go to the program behind its own."""
     rendered = manifests.chart(
-        installerArgs=["--timeout=90"], pluginArgs=["--log-level=debug"], checkpointerArgs=["--workers=8"]
+        installerArgs=["--restart=rc-service containerd restart"], pluginArgs=["--log-level=debug"], checkpointerArgs=["--workers=8"]
     )  # fmt: skip
 
     assert [one["args"][-1] for one in manifests.containers(rendered)] == [
-        "--timeout=90",
+        "--restart=rc-service containerd restart",
         "--log-level=debug",
         "--workers=8",
     ]
