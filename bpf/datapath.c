@@ -405,8 +405,9 @@ static __always_inline int answer(struct __sk_buff *skb, u32 slot, u32 id, struc
 }
 
 /*
- * For a hold that has a responder: give it a SYN of the kubelet's. Its listener has a port of its own on lo; the
- * connection has the port that was asked for. 0 when there is no listener: then it is a SYN like any other.
+ * For a hold that has a responder: give it a SYN of the kubelet's. Its listener has addresses that no packet can be sent to
+ * (redirector/answering.py) and a port of its own; the connection has the ones that were asked for. 0 when there is no
+ * listener: then it is a SYN like any other.
  */
 static __always_inline int assign(struct __sk_buff *skb, u32 id, struct packet *p, struct call *call)
 {
@@ -423,10 +424,11 @@ static __always_inline int assign(struct __sk_buff *skb, u32 id, struct packet *
     size = tuple_of(p, &tuple);
     if (p->v6) {
         __builtin_memset(tuple.ipv6.daddr, 0, 16);
+        tuple.ipv6.daddr[0] = bpf_htonl(0x01000000); /* 100::1 */
         tuple.ipv6.daddr[3] = bpf_htonl(1);
         tuple.ipv6.dport = bpf_htons(hold->responder);
     } else {
-        tuple.ipv4.daddr = bpf_htonl(0x7f000001);
+        tuple.ipv4.daddr = bpf_htonl(0xc0000008); /* 192.0.0.8 */
         tuple.ipv4.dport = bpf_htons(hold->responder);
     }
     sk = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);

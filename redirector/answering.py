@@ -6,6 +6,7 @@ It belongs to the node, not to this daemon: a later daemon finds it by the path 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,6 +25,10 @@ from redirector.kubelet import Ear
 from redirector.probes import Rules
 
 log = logging.getLogger(__name__)
+
+NOWHERE = ("192.0.0.8", "100::1")
+"""Addresses that are nobody's: IPv4's dummy address (RFC 7600), and one of the prefix to be discarded (RFC 6666). The programs
+know them, too (`assign` in bpf/datapath.c)."""
 
 Inside = Callable[[Callable[[], list[int]]], list[int]]
 """Calls a function in a pod's network namespace."""
@@ -100,8 +105,14 @@ class Answering:
                 self._pid = self._found()
                 self._send({"do": "keep", "pods": list(pods)})
                 continue
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 _call(path, {"do": "retire"}, ())
+            except (ConnectionRefusedError, FileNotFoundError):
+                pass  # it has gone
+            except (OSError, ValueError) as error:
+                # Without its path nobody could ever tell it again.
+                log.warning("responder.unretired path=%s reason=%s", path, error)
+                continue
             path.unlink(missing_ok=True)
 
     def lives(self) -> bool:
@@ -228,22 +239,22 @@ def _call(path: Path, order: Mapping[str, Any], fds: Collection[int]) -> dict[st
 
 
 def _listeners() -> list[int]:
-    """Return the thread's network namespace and listeners in it, of one port, for connections that the programs assign.
+    """Return listeners in the thread's network namespace, of one port, for connections that the programs assign.
 
-    On the loopback addresses, where nobody outside of the pod can ask for them.
+    Nobody else can ask for them, neither from outside nor from a container of the pod: one that could keep them busy would
+    fail the probes of all pods.
     """
     with contextlib.ExitStack() as opened:
         for _ in range(_TRIES):
-            first = opened.enter_context(_listener(socket.AF_INET, "127.0.0.1", 0))
+            first = opened.enter_context(_listener(socket.AF_INET, NOWHERE[0], 0))
             found = [first]
             try:
                 port = first.getsockname()[1]
-                found.append(opened.enter_context(_listener(socket.AF_INET6, "::1", port)))
+                found.append(opened.enter_context(_listener(socket.AF_INET6, NOWHERE[1], port)))
             except OSError as error:
-                if socket.has_ipv6 and Path("/proc/net/if_inet6").exists() and error.errno == 98:
+                if error.errno == errno.EADDRINUSE:
                     continue
-            namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            return [namespace, *(sock.detach() for sock in found)]
+            return [sock.detach() for sock in found]
     raise AnsweringError("no port is free for the responder")
 
 

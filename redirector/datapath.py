@@ -239,7 +239,7 @@ class Pod:
                 self._close_loopback()
 
     def _responder(self) -> int:
-        """The port of lo on which the kubelet is answered, 0 if it is not."""
+        """The port of the listener that answers the kubelet, 0 if it is not."""
         if self._answering is None or not self._state.tells_calls:
             return 0
         return self._answering.listen(self.sandbox_id, self._inside)

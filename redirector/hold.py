@@ -196,11 +196,11 @@ class Hold:
 
     @property
     def responder(self) -> int:
-        """The port of lo at which the kubelet is answered, 0 if it is not."""
+        """The port of the listener that answers the kubelet, 0 if it is not."""
         return self._responder
 
     def answered_at(self, responder: int) -> None:
-        """Have the kubelet answered by the listener on another port of lo, by nobody with 0."""
+        """Have the kubelet answered by the listener on another port, by nobody with 0."""
         with self._lock:
             if responder != self._responder and self._tap.fd >= 0:
                 self._responder = responder

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
 import struct
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import h2.exceptions
@@ -44,15 +45,15 @@ GOODBYE = 10.0
 connection in TIME_WAIT, and ours would have the application's port."""
 
 _CHUNK = 1 << 16
+_SIOCGSKNS = 0x894C  # linux/sockios.h
 _RESET = struct.pack("ii", 1, 0)  # struct linger: close(2) resets
 
 
 class Place:
     """A pod: its listeners, and what to say there."""
 
-    def __init__(self, listeners: list[socket.socket], namespace: int) -> None:
+    def __init__(self, listeners: list[socket.socket]) -> None:
         self.listeners = listeners
-        self.namespace = namespace
         self.port = int(listeners[0].getsockname()[1])
         self.rules: dict[int, Rules] = {}
         self.timer: asyncio.TimerHandle | None = None
@@ -65,20 +66,24 @@ class Place:
         """Listen no more; connections go on."""
         for listener in self.listeners:
             listener.close()
-        os.close(self.namespace)
 
 
-def _inside(namespace: int, function: Callable[[], socket.socket]) -> socket.socket:
-    """Call a function in a network namespace, on a thread that ends with it."""
+def _beside(sock: socket.socket) -> socket.socket:
+    """Make another socket in a socket's network namespace, on a thread that ends with it."""
     made: list[socket.socket] = []
+    # The place may be left, or be another one, by the time that a connection needs it.
+    namespace = fcntl.ioctl(sock, _SIOCGSKNS)
 
     def run() -> None:
         syscall.setns(namespace, syscall.CLONE_NEWNET)
-        made.append(function())
+        made.append(socket.socket(sock.family))
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
+    try:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    finally:
+        os.close(namespace)
     if not made:
         raise ConnectionAbortedError("the pod's network is gone")
     return made[0]
@@ -194,9 +199,8 @@ class Conversation:
             inner_writer.close()
 
     async def _dial(self) -> socket.socket:
-        family = self._sock.family
         while True:
-            sock = _inside(self._place.namespace, lambda: socket.socket(family))
+            sock = _beside(self._sock)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             try:
@@ -304,11 +308,10 @@ class Responder:
         return place.port
 
     def _listen(self, pod: str, fds: list[int]) -> int:
-        namespace, *listeners = fds
         before = self._places.pop(pod, None)
         if before is not None:
             self._forget(before)
-        place = Place([socket.socket(fileno=fd) for fd in listeners], namespace)
+        place = Place([socket.socket(fileno=fd) for fd in fds])
         self._places[pod] = place
         for listener in place.listeners:
             listener.setblocking(False)
@@ -344,8 +347,7 @@ class Responder:
                 sock, _ = listener.accept()
             except OSError:
                 return
-            # By its own number only a neighbour in the pod can have asked for it.
-            if sock.getsockname()[1] == place.port or len(self._open) >= MOST:
+            if len(self._open) >= MOST:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 sock.close()
                 continue
@@ -389,6 +391,9 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     syscall.prctl(syscall.PR_SET_NAME, b"zp-responder")
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    # Each pod takes two, and it may have been given 1024.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with socket.socket(fileno=int(argv[1])) as control:
         control.setblocking(False)
         asyncio.run(_serve(control, argv[2] if len(argv) > 2 else ""))

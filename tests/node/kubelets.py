@@ -74,6 +74,12 @@ def leave():
     while parked:
         parked.pop().close()
 
+def say(path, agent, timeout):
+    with parked.pop() as line:
+        line.settimeout(timeout)
+        line.sendall(("GET %s HTTP/1.1\r\nHost: x\r\nUser-Agent: %s\r\n\r\n" % (path, agent)).encode())
+        return read(line)
+
 def raw(ip, port, text, timeout):
     with connect(ip, port, timeout) as line:
         line.sendall(text.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from node.sleepers import SCALEDOWN, Sleeper
 
 from bpf import maps, pins
 from checkpointer import settings
-from dev import cri
+from dev import cri, patience
 from ttrpc.errors import TtrpcError
 
 Pods = Callable[..., cri.Pod]
@@ -375,3 +376,43 @@ def test_a_neighbour_is_let_in_and_its_probes_are_its_own(pods: Pods, kubelet: K
     assert kubelet.http(pod.ip, WEB, "/empty") == "HTTP/1.1 200 OK"
     sleeps_on(asleep)
     assert awake.info()["state"] == "RUNNING"
+
+
+def listening(one: Sleeper) -> set[int]:
+    """TCP ports that somebody listens on in its pod."""
+    lines = Path(f"/proc/{one.pid}/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return {int(field[1].rpartition(":")[2], 16) for field in fields if field[3] == "0A"}
+
+
+def test_nobody_in_the_pod_reaches_the_responder(pods: Pods, kubelet: Kubelet) -> None:
+    """It answers for every pod of the node: whoever could keep it busy from one would fail the probes of all."""
+    pod = pods(annotations={SCALEDOWN: "1h"})
+    neighbour = sleepers.python(pods, pod=pod, name="neighbour")
+    before = listening(neighbour)
+    asleep = sleepers.python(pods, HTTP, pod=pod, port=8)
+    asleep.sleep()
+    assert kubelet.http(pod.ip, WEB) == "HTTP/1.1 200 OK"
+    (port,) = listening(neighbour) - before
+    for family, ip in (
+        *(("AF_INET", ip) for ip in ("127.0.0.1", "127.0.0.2", pod.ip)),
+        *(("AF_INET6", ip) for ip in ("::1", pod.ip6)),
+    ):
+        call = f"socket.socket(socket.{family}).connect_ex(({ip!r}, {port}))"
+        assert neighbour.ask(call) == errno.ECONNREFUSED, ip
+    sleeps_on(asleep)
+
+
+def test_a_hook_on_a_connection_from_before_the_wake_is_passed_on(
+    pods: Pods, kubelet: Kubelet
+) -> None:
+    """Also when the responder has left the pod meanwhile, in which nobody sleeps any more."""
+    one = web(pods, "1h")
+    before = listening(one)
+    one.sleep()
+    kubelet.call("park", one.ip, WEB, 1)
+    assert fetch(one.ip) == "page"
+    cri.until(lambda: not listening(one) - before, 30)
+    answer = kubelet.call("say", "/empty", "kube-lifecycle/1.35", patience.seconds(10))
+    assert answer.startswith("HTTP/1.1 204 No Content")
+    one.unharmed()
