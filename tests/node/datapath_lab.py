@@ -14,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 from dev import patience
 from redirector import netns
-from redirector.endpoints import Connection, Keepalive, Stream, Wake
+from redirector.endpoints import Connection, Keepalive, Port, Stream, Wake
 from redirector.hold import Hold
 
 T = TypeVar("T")
@@ -32,6 +34,7 @@ TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_OPTIONS = 19, 20, 21, 22
 TCP_TIMESTAMP, TCP_REPAIR_WINDOW = 24, 29
 TCP_RECV_QUEUE, TCP_SEND_QUEUE = 1, 2
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
+both_families = pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
 PATIENCE = patience.seconds(15)  # for anything that must happen
 
 
@@ -287,3 +290,15 @@ def _unsigned(sock: socket.socket, option: int) -> int:
 def sysctl(space: Namespace, name: str) -> str:
     """Return a sysctl of a namespace."""
     return space.run(lambda: Path("/proc/sys", name).read_text().strip())
+
+
+def tcp(sock: socket.socket) -> Port:
+    return Port("tcp", port_of(sock))
+
+
+def udp(sock: socket.socket) -> Port:
+    return Port("udp", port_of(sock))
+
+
+def connection(pod_end: socket.socket) -> Connection:
+    return Connection(*pod_end.getsockname()[:2], *pod_end.getpeername()[:2])

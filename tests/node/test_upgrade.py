@@ -1,4 +1,4 @@
-"""An upgrade between two builds: that of some commits ago, and this one, with pods in every state."""
+"""Upgrades, with pods in every state: between two builds, that of some commits ago and this one; of the maps; of criu."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from node import sleepers
+from node.faults import Pods, restart_daemon
 from node.plugins import Plugin
 from node.sleepers import Sleeper
 
+from checkpointer import settings
 from dev import cri
-
-Pods = Callable[..., cri.Pod]
 
 ZEROPOD = Path("/opt/zeropod")
 EARLIER, CODE = ZEROPOD / "earlier", ZEROPOD / "lib/python"
@@ -138,3 +140,101 @@ def test_nobody_notices_an_upgrade(
         assert them["off"].ask("1") == 1
     for one in them.values():
         one.unharmed()
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+MAPS = Path("/opt/zeropod/lib/python/bpf/maps.h")
+
+
+@contextlib.contextmanager
+def another_layout() -> Iterator[None]:
+    """While the context lasts the daemon's maps are others than those of before; then again."""
+    good = MAPS.read_text()
+    try:
+        with sleepers.without_daemon():
+            MAPS.write_text(good + "/* another layout */\n")
+        yield
+    finally:
+        with sleepers.without_daemon():
+            MAPS.write_text(good)
+
+
+@pytest.mark.timeout(120)
+def test_an_upgrade_with_other_maps(pods: Pods) -> None:
+    """A new daemon that reads no map of the old one holds what sleeps by its images: nobody is reset, all wake."""
+    one, two, awake = (sleepers.python(pods) for _ in range(3))
+    ended = {sleepers.SCALEDOWN: "1h", "zeropod.ctrox.dev/disable-checkpointing": "true"}
+    off = sleepers.python(pods, pod=pods(annotations=ended))
+    off.sleep()
+    with one.talk() as kept, two.talk() as quiet, awake.talk() as busy, socket.socket() as fresh:
+        for talk in (kept, quiet, busy):
+            talk.ask("memory.update(a=1)")
+        one.sleep()
+        two.sleep()
+        layouts = set(settings.Settings().pin_root.glob("maps-*"))
+        fresh.setblocking(False)
+        good = MAPS.read_text()
+        with another_layout():
+            assert not layouts & set(settings.Settings().pin_root.glob("maps-*"))
+            assert kept.ask("memory['a']") == 1
+            assert busy.ask("memory['a']") == 1
+            assert two.reach("ASLEEP")
+            assert off.reach("ASLEEP")["mode"] == "off"
+            awake.reach("RUNNING")
+            awake.sleep()
+            with sleepers.without_daemon():
+                fresh.connect_ex((two.ip, sleepers.PORT))
+                time.sleep(1.2)  # until it has been sent twice
+        fresh.settimeout(20)
+        fresh.sendall(b"memory['a'] + 1\n")
+        assert fresh.recv(99) == b"2\n"
+        assert quiet.ask("memory['a']") == 1
+        assert busy.ask("memory['a']") == 1
+        assert off.state == "ASLEEP"
+        assert off.ask("1") == 1
+    assert MAPS.read_text() == good
+    for each in (one, two, awake, off):
+        each.unharmed()
+        cri.until(lambda each=each: accept_local(each) == "0", 30)
+
+
+def accept_local(one: sleepers.Sleeper) -> str:
+    """Whether its pod's lo takes frames from itself, as it has to while something sleeps."""
+    words = ["nsenter", "-t", str(one.pid), "-n", "sysctl", "-n", "net.ipv4.conf.lo.accept_local"]
+    return subprocess.run(words, capture_output=True, check=True, text=True).stdout.strip()
+
+
+BUNDLE = Path("/opt/zeropod/criu/zygote.so")
+
+
+def test_an_upgrade_with_another_criu(pods: Pods) -> None:
+    """What sleeps is woken by the new criu's zygotes, and those of the old one end when nothing is at work below them."""
+    one = sleepers.python(pods)
+    with one.talk() as talk:
+        talk.ask("memory.update(a=1)")
+        one.sleep()
+        before = sleepers.helpers()
+        good = BUNDLE.read_bytes()
+        try:
+            replace(BUNDLE, good + b"another build")
+            restart_daemon()
+            now = sleepers.helpers()
+            assert not set(before.values()) & set(now.values())
+            cri.until(lambda: not any(map(sleepers.alive, before.values())), 30)
+            assert talk.ask("memory['a']") == 1
+            one.reach("RUNNING")
+            one.sleep()
+        finally:
+            replace(BUNDLE, good)
+            restart_daemon()
+        assert talk.ask("memory['a']") == 1
+    one.unharmed()
+
+
+def replace(file: Path, data: bytes) -> None:
+    """Replace a file that programs have mapped."""
+    fresh = file.with_suffix(".new")
+    fresh.write_bytes(data)
+    fresh.chmod(0o755)
+    fresh.replace(file)

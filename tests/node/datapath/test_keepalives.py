@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from node.datapath_lab import (
-    FAMILIES,
     Lab,
+    both_families,
     checkpoint,
     checksum_offload,
     connection_of,
@@ -36,25 +33,9 @@ from redirector.endpoints import Connection, Port, Stream
 from redirector.hold import Hold
 from redirector.raw import Raw
 
-both_families = pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
 with_and_without_timestamps = pytest.mark.parametrize(
     "timestamps", [1, 0], ids=["timestamps", "bare"]
 )
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    built = Lab()
-    yield built
-    built.close()
-
-
-@pytest.fixture(scope="module")
-def datapath() -> Iterator[Datapath]:
-    """Apart from the daemon's."""
-    root = Path(f"/sys/fs/bpf/zeropod-test-{os.getpid()}")
-    yield Datapath.open(root)
-    shutil.rmtree(root)
 
 
 @pytest.fixture
@@ -63,13 +44,6 @@ def pod(lab: Lab, datapath: Datapath) -> Iterator[Pod]:
     datapath.forget("sandbox")
     lab.hang_up()
     lab.client.shell("sysctl -w net.ipv4.tcp_timestamps=1")
-
-
-@pytest.fixture
-def hold(pod: Pod) -> Iterator[Hold]:
-    made = pod.hold("container")
-    yield made
-    made.close()
 
 
 class Asleep(NamedTuple):
