@@ -79,6 +79,11 @@ class Actor:
         if self.container.drain is not None:
             self._jobs.start(self._drain(), "drain")
 
+    def renewed(self) -> None:
+        """Its policy is another one: a container that was never to sleep may have to, at once."""
+        if self.container.life.state is State.RUNNING and not self.container.closing.is_set():
+            self._lookout.look_in(0.0)
+
     async def reach(self, states: set[State], timeout: float) -> State:
         """Wait until the container is in one of `states`, or has ended; the state it is in after `timeout` seconds."""
         wanted = states | {State.GONE}

@@ -184,18 +184,20 @@ class Node:
         )
         actor = self._actors.get(record.id)
         if actor is not None:
-            self._renew(actor.container, record.policy)
+            self._renew(actor, record.policy)
         elif self._known.get(record.id) != record:
             self._know(record)
 
-    def _renew(self, container: Container, policy: Policy) -> None:
+    def _renew(self, actor: Actor, policy: Policy) -> None:
         """Another version of the plugin may make more of the same annotations; that holds from now on."""
+        container = actor.container
         if policy != container.record.policy:
             container.record = dataclasses.replace(container.record, policy=policy)
             container.pod.ignore(Ignored.of(policy.ignore_from))
             container.pod.tell_calls(policy.probe_detection)
             self._known[container.record.id] = container.record
             self._records.put(container.record)
+            actor.renewed()
 
     def _know(self, record: containers.Record) -> None:
         self._known[record.id] = record

@@ -198,6 +198,23 @@ def want(actor, **policy):
     actor.container.record = dataclasses.replace(record, policy=wanted)
 
 
+async def test_who_was_never_to_sleep_is_looked_at_when_that_has_changed(actor):
+    """Nothing else would: it has no look to come, and no wake that would bring one."""
+    want(actor, scaledown=0.0)
+    actor.watch()
+    assert not actor._lookout.looks
+    want(actor, scaledown=1.0)
+    actor.renewed()
+    assert actor._lookout.looks
+
+
+async def test_a_policy_that_changes_asleep_is_looked_at_after_the_wake(actor):
+    """There is nothing to look at."""
+    become(actor, State.ASLEEP)
+    actor.renewed()
+    assert not actor._lookout.looks
+
+
 @pytest.fixture
 def moved(monkeypatch):
     """Which of the ways to rest and back were gone."""

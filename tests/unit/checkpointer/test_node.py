@@ -254,6 +254,7 @@ async def test_a_policy_that_is_read_otherwise_holds_for_what_runs(make, records
     assert container.record.pid == 1
     assert [stored.policy.max_request for stored in records.load()] == [5.0]
     container.pod.ignore.assert_called_once()
+    node._actors["known"].renewed.assert_called_once_with()
 
 
 async def test_one_container_that_cannot_be_taken_in_does_not_hide_the_others(make, monkeypatch):
