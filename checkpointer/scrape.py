@@ -156,6 +156,6 @@ def split(address: str) -> tuple[str, int]:
         or (":" in host and not host.startswith("["))
     ):
         raise CheckpointerError(
-            f"--metrics-addr {address!r} is no address; write HOST:PORT, for example :8080 or 127.0.0.1:8080"
+            f"--metrics-addr {address!r} is no address; write HOST:PORT, for example :9419 or 127.0.0.1:9419"
         )
     return host.strip("[]") or "::", int(port)

@@ -50,7 +50,7 @@ class Settings:
     """Threads for checkpoints, restores and looks at /proc; they wait for criu and the kernel most of the time, so
     more than the cores. A thundering herd beyond it queues."""
 
-    metrics_addr: str = "127.0.0.1:8080"
+    metrics_addr: str = "127.0.0.1:9419"
     """Where Prometheus finds the metrics, and the kubelet `/readyz` and `/healthz`: `HOST:PORT`, `:PORT` for all
     addresses; empty for nowhere."""
 

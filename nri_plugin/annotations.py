@@ -86,7 +86,8 @@ TABLE = (
         "forked) and started afresh by the first packet or exec, which waits until it listens on its ports again, "
         "for a minute at the most. Open connections end with it. The container stays Running; stopped while there is "
         "no application it ends with exit code 0. An application that opens its port without SO_REUSEADDR may fail to "
-        "start within a minute after it closed connections, as after any restart.",
+        "start within a minute after it closed connections, as after any restart. While it ends, twenty seconds at the "
+        "most, other containers of its pod that are idle wait with their sleep.",
     ),
     Annotation(
         name="disable-probe-detection",

@@ -16,7 +16,7 @@ from node import sleepers
 
 from dev import cri, patience
 
-URL = "http://127.0.0.1:8080"
+URL = "http://127.0.0.1:9419"
 IMAGES = Path("/var/lib/zeropod/images")
 INIT = Path("/opt/zeropod/container/init")
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 def scrape() -> Samples:
     """Every series of the daemon."""
-    with urllib.request.urlopen("http://127.0.0.1:8080/metrics", timeout=10) as answer:
+    with urllib.request.urlopen("http://127.0.0.1:9419/metrics", timeout=10) as answer:
         text = answer.read().decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
