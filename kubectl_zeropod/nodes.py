@@ -99,7 +99,9 @@ def _has_daemon(pod: Object) -> bool:
 
 
 def _ending(pod: Object) -> bool:
-    return bool(pod["metadata"].get("deletionTimestamp"))
+    """Deleted, or evicted and kept to be looked at."""
+    ended = pod.get("status", {}).get("phase") in {"Failed", "Succeeded"}
+    return ended or bool(pod["metadata"].get("deletionTimestamp"))
 
 
 def _failed(node: str, ran: cluster.Ran) -> errors.PluginError:

@@ -294,6 +294,25 @@ def test_a_pod_that_uninstalls_is_no_daemon(api, run):
     assert run("why", "web")[0] == 4
 
 
+@pytest.mark.parametrize("how", ["deleted", "evicted"])
+def test_the_pod_that_was_before_is_not_asked(api, run, how):
+    """During an upgrade, or after an eviction, a node has two."""
+    seen: list = []
+    for name in ("zeropod-node-0", "zeropod-node-1a"):
+        old = api.read("pods", "zeropod-system", "zeropod-node-1")
+        old["metadata"]["name"] = name
+        if how == "deleted":
+            old["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        else:
+            old["status"] = {"phase": "Failed", "reason": "Evicted"}
+        api.put("pods", old)
+    api.put("pods", sleeper("web", "RUNNING"))
+    api.answer_exec = daemon({"why": []}, seen)
+
+    assert run("why", "web")[0] == 0
+    assert [name for name, _, _ in seen] == ["zeropod-node-1"]
+
+
 def test_a_daemon_that_has_not_started(api, run):
     """The server's answer to the handshake, and who looks further."""
     broken = api.read("pods", "zeropod-system", "zeropod-node-1")
