@@ -18,6 +18,9 @@ RUN, STATE, PINS = "/run/zeropod", "/var/lib/zeropod", "/sys/fs/bpf/zeropod"
 OURS = ("images", "staging", "failed")
 """What the daemon makes in its state directory, which may be an administrator's own file system."""
 
+KERNELS = {"maps.debug", "progs.debug"}
+"""What a kernel puts into a new bpffs by itself (kernel/bpf/preload)."""
+
 PLACES = (*(f"{STATE}/{name}" for name in OURS), RUN, PINS)
 
 
@@ -46,14 +49,21 @@ def remove(host: Host, mounts: Iterable[str]) -> list[str]:
                 Path(below).rmdir()
     if directories and not any(directory.exists() for directory in directories):
         done.append(f"removed the cgroup {directories[0].name}")
-    if BPFFS in mounts and host.mounted(BPFFS, "bpf"):
-        inside = ["nsenter", "-t", "1", "-m"] if host.root != Path("/") else []
-        if (
-            not any(host.real(BPFFS).iterdir())
-            and not host.run(*inside, "umount", BPFFS).returncode
-        ):
-            done.append(f"unmounted {BPFFS}")
+    if BPFFS in mounts and _unmounted(host):
+        done.append(f"unmounted {BPFFS}")
     return done
+
+
+def _unmounted(host: Host) -> bool:
+    """Unmount bpffs, unless others have pinned something there. Seen with the eyes of the node's init: ours may be older."""
+    try:
+        there = {path.name for path in (host.real("/proc") / "1/root/sys/fs/bpf").iterdir()}
+    except OSError:
+        return False
+    if there - KERNELS or not host.mounted(BPFFS, "bpf"):
+        return False
+    inside = ["nsenter", "-t", "1", "-m"] if host.root != Path("/") else []
+    return host.run(*inside, "umount", BPFFS).returncode == 0
 
 
 def _empty(directory: Path) -> None:

@@ -258,3 +258,20 @@ def test_a_containerd_that_does_not_bear_its_new_configuration_gets_the_old_one(
     code, told = installer(bare, "uninstall")
     assert code == 0, told
     assert not Path("/opt/zeropod-test").exists()
+
+
+@pytest.mark.timeout(240)
+def test_bpffs_is_mounted_for_the_node_and_unmounted_again(bare: Callable[..., cri.Pod]) -> None:
+    """As on a node of kind, which has none: in the node's mount namespace, not in the pod's. Nobody else's is unmounted."""
+    subprocess.run(["umount", "/sys/fs/bpf"], check=True)
+    try:
+        code, told = installer(bare, "install")
+        assert code == 0, told
+        assert "mounted /sys/fs/bpf" in told.splitlines()
+        assert Host().mounted("/sys/fs/bpf", "bpf")
+        code, told = installer(bare, "uninstall")
+        assert code == 0, told
+        assert not Host().mounted("/sys/fs/bpf", "bpf")
+    finally:
+        if not Host().mounted("/sys/fs/bpf", "bpf"):
+            subprocess.run(["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"], check=True)

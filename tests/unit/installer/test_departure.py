@@ -9,7 +9,8 @@ import sys
 import pytest
 from unit.installer.fake_nodes import plain
 
-from installer import sleepers
+from installer import __main__ as main
+from installer import checks, sleepers
 from installer.cluster import ClusterError
 from installer.departure import DAEMON, Departure
 from installer.errors import AsleepError, InstallError
@@ -204,3 +205,42 @@ def test_helpers_without_work_are_ended(node, name):
         departure(node)[0].go()
 
         assert helper.wait() == -signal.SIGKILL
+
+
+UNFIT = [checks.Check("kernel", ok=False, found="5.4.0", remedy="run a kernel of 5.10 or later")]
+
+
+@pytest.fixture
+def unfit(node, monkeypatch):
+    """A node that fails a check; what it is told about itself."""
+    told = []
+    monkeypatch.setattr(checks, "run", lambda *_: UNFIT)
+    monkeypatch.setattr(checks, "prepare", lambda *_: [])
+    monkeypatch.setattr(main, "Host", lambda _: node)
+    monkeypatch.setattr(main.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(main, "_tell", lambda **words: told.append(words))
+    return told
+
+
+def test_a_node_that_is_not_fit_is_not_installed_on(node, unfit, capsys):
+    """The last line has what was found and the remedy, and so has the node's condition."""
+    assert main.main(["install"]) == main.UNFIT
+    last = capsys.readouterr().err.splitlines()[-1]
+
+    assert "kernel: 5.4.0" in last
+    assert "run a kernel of 5.10 or later" in last
+    (condition,) = unfit
+    assert (condition["ready"], condition["reason"]) == (False, "PreflightFailed")
+    assert condition["message"] in last
+    assert not node.exists("/opt/zeropod")
+
+
+def test_who_sleeps_on_a_node_that_is_not_fit_any_more_gets_its_daemon(node, unfit, capsys):
+    """Nothing is changed, the pod goes on to start, and the condition says what is wrong."""
+    process(node, 12, "zeropod:asleep")
+    record(node, 12)
+    assert main.main(["install"]) == main.DONE
+
+    assert "to wake ns/p12/c" in capsys.readouterr().out
+    assert [condition["ready"] for condition in unfit] == [False]
+    assert not node.exists("/opt/zeropod")
