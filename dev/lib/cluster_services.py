@@ -50,7 +50,7 @@ APPS = ("php.tar",)
 #: Programs of other people restart containerd by it; for those the node has one that knows its own services.
 SYSTEMCTL = """\
 #!/bin/sh
-# Of systemd this node has: systemctl is-active|restart|stop|start UNIT.
+# Of systemd this node has: systemctl is-active|reset-failed|restart|stop|start UNIT.
 verb=
 for word; do
   case $word in
@@ -68,13 +68,21 @@ gone() { [ -z "$(pid)" ]; }
 runs() { [ -n "$(pid)" ] && [ "$(pid)" != "$before" ]; }
 before=$(pid)
 if [ "$verb" != start ] && [ -z "$before" ]; then
+  echo inactive
   echo "Unit $unit.service is not running." >&2
   exit 5
 fi
 case $verb in
-  is-active) ;;
+  is-active) echo active ;;
+  reset-failed) ;;
   restart) kill "$before"; until_so runs ;;
-  stop) touch "/run/node/hold/$unit"; kill "$before"; until_so gone ;;
+  stop)
+    touch "/run/node/hold/$unit"
+    kill "$before"
+    # An API server waits a minute for those who watch.
+    for _ in $(seq 50); do gone && exit; sleep 0.1; done
+    kill -KILL "$before"
+    until_so gone ;;
   start) rm -f "/run/node/hold/$unit"; before=; until_so runs ;;
   *) echo "this node has no systemctl $verb" >&2; exit 1 ;;
 esac

@@ -53,6 +53,13 @@ NODE = parts(Run("node", expression="not slow"), 3)
 #: Those node tests that are about containerd's ways, on the newer one.
 BOTH = (Run("node 2.3", containerd="2.3", expression="both"),)
 
+#: The product, installed by its manifests on real Kubernetes.
+#: One containerd is edited by the installer and restarted, the other has NRI on and merges files.
+CLUSTER = (
+    Run("e2e", folder="tests/e2e", zeropod=False),
+    Run("e2e 2.3", folder="tests/e2e", containerd="2.3", zeropod=False),
+)
+
 _TRIXIE, _BOOKWORM = Run("vm trixie", kernel="trixie"), Run("vm bookworm", kernel="bookworm")
 
 #: On stock kernels, with every change: within 12 minutes where the machines are emulated.

@@ -25,8 +25,12 @@ def command(
     readonly: Optional[Mapping[str, Path]] = None,
     env: Optional[Mapping[str, str]] = None,
     cwd: str = "/",
+    net: bool = False,
 ) -> List[str]:
-    """The command line, for the host, that runs `program` with `layers` (topmost first) as root."""
+    """The command line, for the host, that runs `program` with `layers` (topmost first) as root.
+
+    With `net` it has a network of its own, in which nothing is.
+    """
     # Every layer is <cache>/<name>/<key>. The mount point is never used but in a private namespace.
     base = layers[0].parents[1] / ".mount"
     base.mkdir(exist_ok=True)
@@ -39,7 +43,7 @@ def command(
         "env": dict({"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8"}, **(env or {})),
         "cwd": cwd,
     }
-    return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private",
+    return ["unshare", "--mount", "--pid", *(["--net"] if net else []), "--fork", "--kill-child", "--propagation", "private",
             sys.executable, "-I", __file__, json.dumps(plan)]  # fmt: skip
 
 

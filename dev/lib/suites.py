@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Callable, List, Mapping, Optional, Sequence
 
 from dev.lib import (
+    cluster,
     containerd,
     host,
     kernels,
+    kubernetes,
     machine,
     process,
     renderers,
@@ -261,7 +263,27 @@ class Suites:
 
     def cluster(self) -> List[Result]:
         """A cluster of real Kubernetes."""
-        return self._unittest("cluster", "tests/cluster")
+        results = self._unittest("cluster", "tests/cluster")
+        if self._elsewhere("tests/e2e") or not kubernetes.can_have(self.environment.cache):
+            return results
+        return results + self._at_once(runs.CLUSTER, Suites._on_cluster)
+
+    def _on_cluster(self, run: Run) -> Result:
+        """Starts a cluster, runs tests that go through its API, ends it."""
+        name = "-".join(["test", *run.name.split(), str(os.getpid())]).replace(".", "-")
+        node, environment = Node(self.environment.cache, name), self.environment
+        try:
+            node.start(environment, variant=run.containerd, zeropod=False, kubernetes=True)
+            cluster.load(node, environment)
+            words = [*self._pytest([run.folder], "/out/junit.xml"), "-vv", *run.options()]
+            with cluster.tests(node, environment, words) as command:
+                status, _ = process.follow(command, run.name)
+            result = report.read(run.name, node.state / "log/out/junit.xml", status)
+            if result.failed or result.problem:
+                node.report()
+            return result
+        finally:
+            node.stop()
 
     def _elsewhere(self, folder: str) -> bool:
         """Whether tests were named and none of them is in this folder."""

@@ -1,0 +1,36 @@
+"""Taking it away: what sleeps is woken, what runs runs on, and nothing is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from e2e import apps, kubectl, nodes, product, workloads
+from e2e.apps import App
+
+
+def test_uninstalling_leaves_nothing(
+    before: dict[str, list[str]], deploy: Callable[..., App]
+) -> None:
+    """A sleeping database goes on with its memory and without a restart; nodes and API are as before the installation."""
+    redis = deploy(
+        workloads.container("redis", workloads.REDIS, port=6379),
+        annotations={"scaledown-duration": "3s"},
+    )
+    assert redis.redis("set", "key", "kept") == "OK"
+    redis.asleep()
+
+    product.uninstall()
+
+    assert redis.redis("get", "key") == "kept"
+    assert redis.restarts() == 0
+    assert (
+        kubectl.run(
+            "exec", "-n", workloads.NAMESPACE, redis.pod, "--", "redis-cli", "get", "key"
+        ).strip()
+        == "kept"
+    )
+    assert apps.labels(redis) == {}
+    kubectl.run("delete", "pod", "-n", workloads.NAMESPACE, redis.pod)
+    for node in nodes.names():
+        assert [one for one in product.traces(node) if one not in before[node]] == []
+    assert product.objects() == []
