@@ -240,6 +240,8 @@ def test_memory_is_loaded_behind_the_application_or_before_it(
     assert web.ask("hashlib.sha256(memory['all']).hexdigest()") == digest
     web.reach("RUNNING")
     cri.until(lambda: not web.info()["draining"], 30)
+    if lazily:
+        cri.until(lambda: b"drain.complete" in log.read_bytes()[before:], 30)
     assert (b"drain.complete" in log.read_bytes()[before:]) is lazily
     web.unharmed()
 

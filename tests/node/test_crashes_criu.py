@@ -139,6 +139,8 @@ def test_page_daemon_killed(pods: Pods) -> None:
             killed += sum(
                 kill(pid) for pid in sleepers.descendants(lazy) if not sleepers.children(pid)
             )
+        # A client is answered before its wake is over, and only then there is a drain to be waited for.
+        one.reach("RUNNING")
         cri.until(lambda: not one.info()["draining"], 30)
         assert one.ask(DIGEST, timeout=40) == digest, delay
         if killed >= 2:  # a drain takes a tenth of a second, and has to be caught

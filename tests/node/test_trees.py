@@ -383,5 +383,6 @@ def test_large_memory(pods: Pods) -> None:
         one.sleep()
         assert one.ask("ballast[123456789]") >= 0
         assert one.ask("hashlib.md5(ballast).hexdigest()", timeout=40) == digest
+        one.reach("RUNNING")
         cri.until(lambda: not one.info()["draining"], 30)
     one.unharmed()
