@@ -79,3 +79,15 @@ def test_only_what_has_to_be_is_privileged():
     }
     assert contexts["nri-plugin"]["capabilities"]["drop"] == ["ALL"]
     assert all(one["readOnlyRootFilesystem"] for one in contexts.values())
+
+
+def test_the_plugin_has_no_token():
+    """Who answers for every container that starts has no way to the API."""
+    with_token = {
+        one["name"]
+        for one in containers()
+        if "token" in [mount["name"] for mount in one["volumeMounts"]]
+    }
+
+    assert with_token == {"installer", "checkpointer"}
+    assert daemonset()["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
