@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, Iterator, List
 
-from dev.lib import archive, cluster_services, host, kubernetes, sandbox
+from dev.lib import archive, cluster_services, host, kubernetes, plugin, sandbox
 from dev.lib.environment import Environment
 from dev.lib.node import Node
 from dev.lib.process import run
@@ -18,6 +18,9 @@ RELAY = (
     "ip link set lo up; socat TCP-LISTEN:6443,fork,reuseaddr,bind=127.0.0.1 "
     'UNIX-CONNECT:/node/%s 2>/dev/null & exec "$@"' % cluster_services.API.name
 )
+
+#: Where `kubectl zeropod` is in the node.
+PLUGIN = "/usr/local/lib/kubectl-zeropod"
 
 #: Asks for a reboot and waits until it is over.
 REBOOT = "sh -c 'touch /out/reboot; while [ -e /out/reboot ]; do sleep 0.5; done'"
@@ -29,6 +32,18 @@ def load(node: Node, environment: Environment) -> None:
     archive.write(environment, path)
     try:
         run(node.entry(["ctr", "-n", "k8s.io", "images", "import", "/var/log/" + path.name]))
+    finally:
+        path.unlink()
+
+
+def plug(node: Node, environment: Environment) -> None:
+    """Packs `kubectl zeropod` and unpacks it where the node's kubectl finds it."""
+    path = node.state / "log/kubectl-zeropod.tar.gz"
+    plugin.write(path, environment.project["project"])
+    try:
+        run(node.entry(["mkdir", "-p", PLUGIN]))
+        run(node.entry(["tar", "-xzf", "/var/log/" + path.name, "-C", PLUGIN]))
+        run(node.entry(["ln", "-sf", PLUGIN + "/" + plugin.PROGRAM, "/usr/local/bin/"]))
     finally:
         path.unlink()
 
