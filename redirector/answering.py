@@ -34,7 +34,7 @@ Inside = Callable[[Callable[[], list[int]]], list[int]]
 """Calls a function in a pod's network namespace."""
 
 _HERE = Path(__file__).parent
-_SOURCES = ("responder.py", "health.py", "probes.py")
+_SOURCES = ("responder.py", "health.py", "maker.py", "probes.py")
 _CONTROL_FD = 200
 _PATIENCE = 5.0
 _TRIES = 8  # to find a port that is free for both families
@@ -61,8 +61,14 @@ class Answering:
         self._path = directory / f"{digest.hexdigest()[:12]}.sock"
 
     def pids(self) -> dict[str, int]:
-        """Return its pid by its name, once it is known."""
-        return {"responder": self._pid} if self._pid else {}
+        """Return its pid and that of its maker of sockets by their names, once they are known."""
+        if not self._pid:
+            return {}
+        children = Path(f"/proc/{self._pid}/task/{self._pid}/children")
+        with contextlib.suppress(OSError):  # it has ended
+            for pid in children.read_text().split():
+                return {"responder": self._pid, "responder-maker": int(pid)}
+        return {"responder": self._pid}
 
     def listen(self, pod: str, inside: Inside) -> int:
         """Return the port on which the responder listens in a pod, 0 if it does not.
@@ -162,20 +168,29 @@ class Answering:
             self._path.chmod(0o600)
             control.listen(64)
             words = ["-m", "redirector.responder", str(_CONTROL_FD), certificate]
-            self._pid = self._spawn([sys.executable, *words], control.fileno())
+            waits, place = os.pipe()
+            try:
+                self._pid = self._spawn([sys.executable, *words], control.fileno(), waits)
+            except BaseException:
+                os.close(place)
+                raise
+            finally:
+                os.close(waits)
         try:
             self._adopt(self._pid)
         except OSError as error:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
+            os.close(place)
             raise AnsweringError(
                 f"the responder cannot leave the daemon's cgroup: {error}"
             ) from error
         with contextlib.suppress(PermissionError):  # without CAP_SYS_RESOURCE
             Path(f"/proc/{self._pid}/oom_score_adj").write_text("-1000")
+        os.close(place)  # it goes on, and may have children
         log.info("responder.start pid=%d tls=%s", self._pid, bool(certificate))
 
-    def _spawn(self, argv: list[str], control: int) -> int:
+    def _spawn(self, argv: list[str], control: int, waits: int) -> int:
         search = [str(pins.SOURCES.parent), os.environ.get("PYTHONPATH", "")]
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),
@@ -184,7 +199,7 @@ class Answering:
         }
         output = str(self._path.with_suffix(".log"))
         actions = [
-            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, waits, 0),
             (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
             (os.POSIX_SPAWN_DUP2, control, _CONTROL_FD),

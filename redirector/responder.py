@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -22,7 +21,6 @@ import socket
 import ssl
 import struct
 import sys
-import threading
 from typing import Any
 
 import h2.exceptions
@@ -30,6 +28,7 @@ import h2.exceptions
 from bpf import syscall
 from redirector import probes
 from redirector.health import Health
+from redirector.maker import Maker
 from redirector.probes import Answer, Opening, Rules
 
 log = logging.getLogger("responder")
@@ -44,8 +43,10 @@ GOODBYE = 10.0
 """Seconds for the kubelet to close a connection that was answered. It does so at once; whoever closes first keeps the
 connection in TIME_WAIT, and ours would have the application's port."""
 
+NOBODY = 65530
+"""A user and group that is nobody else's: above systemd's dynamic users, below nobody."""
+
 _CHUNK = 1 << 16
-_SIOCGSKNS = 0x894C  # linux/sockios.h
 _RESET = struct.pack("ii", 1, 0)  # struct linger: close(2) resets
 
 
@@ -68,35 +69,19 @@ class Place:
             listener.close()
 
 
-def _beside(sock: socket.socket) -> socket.socket:
-    """Make another socket in a socket's network namespace, on a thread that ends with it."""
-    made: list[socket.socket] = []
-    # The place may be left, or be another one, by the time that a connection needs it.
-    namespace = fcntl.ioctl(sock, _SIOCGSKNS)
-
-    def run() -> None:
-        syscall.setns(namespace, syscall.CLONE_NEWNET)
-        made.append(socket.socket(sock.family))
-
-    try:
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
-    finally:
-        os.close(namespace)
-    if not made:
-        raise ConnectionAbortedError("the pod's network is gone")
-    return made[0]
-
-
 class Conversation:
     """One connection of the kubelet's."""
 
     def __init__(
-        self, sock: socket.socket, place: Place, certificate: ssl.SSLContext | None
+        self,
+        sock: socket.socket,
+        place: Place,
+        certificate: ssl.SSLContext | None,
+        maker: Maker,
     ) -> None:
         self._sock = sock
         self._place = place
+        self._maker = maker
         self._certificate = certificate
         self._loop = asyncio.get_running_loop()
         self._target = sock.getsockname()
@@ -200,7 +185,7 @@ class Conversation:
 
     async def _dial(self) -> socket.socket:
         while True:
-            sock = _beside(self._sock)
+            sock = self._maker.beside(self._sock)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             try:
@@ -243,8 +228,11 @@ def _trusting() -> ssl.SSLContext:
 class Responder:
     """All places of a node."""
 
-    def __init__(self, control: socket.socket, certificate: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, control: socket.socket, certificate: ssl.SSLContext | None, maker: Maker
+    ) -> None:
         self._control = control
+        self._maker = maker
         self._certificate = certificate
         self._loop = asyncio.get_running_loop()
         self._places: dict[str, Place] = {}
@@ -252,6 +240,8 @@ class Responder:
         self._retired = False
         self._over = asyncio.Event()
         self._loop.add_reader(control, self._asked)
+        # Nothing could be passed on without it; a new responder has a new one.
+        self._loop.add_reader(maker, self._over.set)
 
     async def run(self) -> None:
         """Until it is told to go and everything is over."""
@@ -359,7 +349,7 @@ class Responder:
 
     async def _converse(self, sock: socket.socket, place: Place) -> None:
         try:
-            await Conversation(sock, place, self._certificate).hold()
+            await Conversation(sock, place, self._certificate, self._maker).hold()
         except (OSError, TimeoutError, h2.exceptions.ProtocolError) as error:
             log.debug("ended: %s", error)
         except Exception:
@@ -382,8 +372,15 @@ def _context(certificate: str) -> ssl.SSLContext | None:
     return context
 
 
-async def _serve(control: socket.socket, certificate: str) -> None:
-    await Responder(control, _context(certificate)).run()
+async def _serve(control: socket.socket, certificate: ssl.SSLContext | None, maker: Maker) -> None:
+    await Responder(control, certificate, maker).run()
+
+
+def _become_nobody() -> None:
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)  # all capabilities go with it
+    syscall.prctl(syscall.PR_SET_NO_NEW_PRIVS, 1)
 
 
 def main(argv: list[str]) -> int:
@@ -391,12 +388,16 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     syscall.prctl(syscall.PR_SET_NAME, b"zp-responder")
+    sys.stdin.read()  # ends when the daemon has found us a place, also for a child of ours
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     # Each pod takes two, and it may have been given 1024.
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    maker = Maker()
+    certificate = _context(argv[2] if len(argv) > 2 else "")
+    _become_nobody()
     with socket.socket(fileno=int(argv[1])) as control:
         control.setblocking(False)
-        asyncio.run(_serve(control, argv[2] if len(argv) > 2 else ""))
+        asyncio.run(_serve(control, certificate, maker))
     return 0
 
 

@@ -403,6 +403,18 @@ def test_nobody_in_the_pod_reaches_the_responder(pods: Pods, kubelet: Kubelet) -
     sleeps_on(asleep)
 
 
+def test_the_responder_has_no_rights(pods: Pods, kubelet: Kubelet) -> None:
+    """It reads what the kubelet and applications send, and takes TLS apart."""
+    one = web(pods, "1h")
+    one.sleep()
+    assert kubelet.http(one.ip, WEB, "/empty", agent="kube-lifecycle/1.35")
+    lines = Path(f"/proc/{sleepers.helpers()['responder']}/status").read_text().splitlines()
+    status = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+    assert "0" not in status["Uid"] + status["Gid"] + status["Groups"]
+    assert all(int(status[name][0], 16) == 0 for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"))
+    assert status["NoNewPrivs"] == ["1"]
+
+
 def test_a_hook_on_a_connection_from_before_the_wake_is_passed_on(
     pods: Pods, kubelet: Kubelet
 ) -> None:
