@@ -352,10 +352,10 @@ def test_clocks(pods: Pods) -> None:
     wall, monotonic = one.ask("[time.time(), time.monotonic()]")
     one.sleep()
     time.sleep(3)
+    before = time.time()
     later_wall, later = one.ask("[time.time(), time.monotonic()]")
-    assert monotonic < later < monotonic + 2.5
-    assert later_wall == pytest.approx(time.time(), abs=0.5)
-    assert later_wall > wall + 3
+    assert before <= later_wall <= time.time()
+    assert 0 < later - monotonic < later_wall - wall - 2.9
 
 
 def test_sysv_shared_memory(pods: Pods) -> None:

@@ -41,7 +41,7 @@ cd /
 """
 
 
-def until(condition: Callable[[], object], seconds: float = 5) -> None:
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
     """Waits for a condition; fails with its name when it does not come."""
     deadline = time.monotonic() + seconds
     while not condition():
