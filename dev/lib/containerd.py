@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -40,14 +41,20 @@ def layer(cache: Cache, variant: str) -> Optional[Path]:
 
 
 def can_build() -> bool:
-    """Whether Go is here; without it only Debian's containerd can be run."""
-    return shutil.which("go") is not None
+    """Whether Go is here; without it only Debian's containerd can be run.
+
+    From 1.21 on it fetches the version that a module wants; an older one (Debian 12's) is as none.
+    """
+    if shutil.which("go") is None:
+        return False
+    told = re.search(r"go(\d+)\.(\d+)", run(["go", "version"]))
+    return bool(told) and (int(told[1]), int(told[2])) >= (1, 21)
 
 
 def _build(cache: Cache, version: str, target: Path) -> None:
     if not can_build():
-        raise DevError("containerd %s is built from source and there is no `go` in PATH; install "
-                       "Go (https://go.dev/dl) or use --containerd debian" % version)  # fmt: skip
+        raise DevError("containerd %s is built from source and there is no Go in PATH; install "
+                       "1.21 or newer (https://go.dev/dl) or use --containerd debian" % version)  # fmt: skip
     # GOFLAGS, proxies and caches are the host's own; the version's toolchain may be downloaded.
     env = dict(os.environ, CGO_ENABLED="0", GOTOOLCHAIN="auto", GOWORK="off")
     run(["go", "mod", "download", MODULE + "@" + version], env=env)

@@ -40,7 +40,7 @@ RECIPE = "1"
 
 #: Why there is no cluster.
 NO_GO = ("Kubernetes is built from source and there is no Go on this machine; "
-         "apt-get install golang-go (1.21 or newer: it fetches the version that it needs)")  # fmt: skip
+         "install 1.21 or newer, which fetches the version it needs: https://go.dev/dl, or Debian 13's golang-go")  # fmt: skip
 
 
 def layer(cache: Cache) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             reason = "needs a cluster: dev/test --tier cluster, or kubectl and KUBECONFIG"
             item.add_marker(pytest.mark.skip(reason=reason))
         item.add_marker(pytest.mark.timeout(patience.seconds(LIMIT)), append=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure comes with what our pods say: they may be gone when somebody looks."""
+    report = yield
+    if report.failed and item.path.is_relative_to(HERE):
+        try:
+            report.sections.append(("zeropod", product.describe()))
+        except kubectl.KubectlError as error:
+            report.sections.append(("zeropod", str(error)))
+    return report
 
 
 @pytest.fixture(scope="session")
