@@ -91,3 +91,16 @@ def test_the_plugin_has_no_token():
 
     assert with_token == {"installer", "checkpointer"}
     assert daemonset()["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+def test_readme_installs_as_getting_started_does():
+    """Whose commands are run by a test; the README has the overlay for production in them."""
+    readme, document = (
+        (MANIFESTS.parent / name).read_text() for name in ("README.md", "docs/getting-started.md")
+    )
+    section = readme.split("\n## Install it\n", 1)[1].split("\n## ", 1)[0]
+    commands = [line for line in section.splitlines() if line.startswith("$ ")]
+
+    assert commands
+    for command in commands:
+        assert command.replace("manifests/production", "manifests/kind") in document.splitlines()
