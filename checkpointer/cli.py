@@ -86,7 +86,20 @@ class Cli:
                 why = f": {info.reason}" if info.reason else ""
                 print(f"{info.namespace}/{info.pod}/{info.container} is {info.state}{why}")
             print(f"{len(infos) - len(left)} of {len(infos)} containers are awake and stay so")
+            self._untold()
         return FAILED if left else DONE
+
+    def _untold(self) -> None:
+        """Warn of what would stay in the cluster for good if the daemon went now."""
+        status = self._call("Status", api.m.Empty(), api.m.Status)
+        off = ", ".join(name for name, reason in sorted(status.api.items()) if reason)
+        if status.api_pending or off:
+            why = f"{off} cannot be done, see `zeropod status`" if off else "it does not answer"
+            print(
+                f"the Kubernetes API has not been told of all ({why}): pods may keep labels status.zeropod.ctrox.dev/..., and "
+                "requests of 1m and 1Ki instead of those in their annotations zeropod.ctrox.dev/...-requests; run this again "
+                "when that is mended, or change them yourself"
+            )
 
     def watch(self, args: argparse.Namespace) -> int:
         """Print transitions as they happen, until interrupted."""

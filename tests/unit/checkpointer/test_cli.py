@@ -34,6 +34,7 @@ def test_what_does_not_wake_before_an_uninstallation_is_named(capsys):
         asked.append((method, request.timeout, timeout > request.timeout))
         return api.m.Infos(containers=answers)
 
+    call = _beside(call, api.m.Status())
     args = argparse.Namespace(timeout=7.0)
     assert cli.Cli(call, as_json=False).retire(args) == cli.FAILED
     assert asked == [("Retire", 7.0, True)]
@@ -42,6 +43,31 @@ def test_what_does_not_wake_before_an_uninstallation_is_named(capsys):
     )
     answers.pop()
     assert cli.Cli(call, as_json=False).retire(args) == cli.DONE
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (api.m.Status(api={"status-labels": ""}), ""),
+        (api.m.Status(api={"status-labels": ""}, api_pending=2), "it does not answer"),
+        (api.m.Status(api={"in-place-scaling": "denied"}), "in-place-scaling cannot be done"),
+    ],
+)
+def test_what_would_stay_in_the_cluster_is_told_before_an_uninstallation(status, said, capsys):
+    """Nobody is there later to take labels away and to give requests back."""
+    call = _beside(lambda *_, **__: api.m.Infos(), status)
+    args = argparse.Namespace(timeout=7.0)
+    assert cli.Cli(call, as_json=False).retire(args) == cli.DONE
+    out = capsys.readouterr().out
+    assert said in out
+    assert ("Kubernetes API" in out) is bool(said)
+
+
+def _beside(call, status):
+    def either(method, request, answer, **more):
+        return status if method == "Status" else call(method, request, answer, **more)
+
+    return either
 
 
 @pytest.mark.parametrize("bad", ["a/b/c/d", "a//b", ""])
