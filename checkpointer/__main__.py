@@ -10,6 +10,7 @@ import inspect
 import logging
 import os
 import re
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,9 @@ logger = logging.getLogger("checkpointer")
 ENVIRONMENT = {"node_name": os.environ.get("NODE_NAME", "")}
 """Defaults that a pod's environment gives."""
 
+FILES = 1 << 16
+"""Open files that are enough for every node."""
+
 CHOICES = {
     "log_format": ("text", "json"),
     "log_level": ("debug", "info", "warning", "error"),
@@ -57,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = _parse(argv)
     log.set_up(chosen.log_format, chosen.log_level)
     os.umask(0o077)
+    # A container takes a handful, and the soft limit may be 1024.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, FILES)), hard))
     try:
         asyncio.run(_serve(chosen))
     except (OSError, errors.CheckpointerError, RedirectorError) as error:

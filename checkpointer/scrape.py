@@ -5,6 +5,7 @@ import logging
 import socket
 import socketserver
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -21,11 +22,48 @@ Answer = Callable[[str], tuple[bool, str] | None]
 """From a path to whether all is well, and a text; None if the path is nothing."""
 
 
+EACH, MOST = 8, 256
+"""Connections at a time from one address, and from all: every pod of a cluster can reach a port of a pod, and one that
+opened connections without an end would take the daemon's descriptors, without which nobody wakes, and the kubelet's place."""
+
+
 class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
     """A thread for each request."""
 
     daemon_threads = True
-    request_queue_size = 16
+    request_queue_size = 128
+
+    def __init__(self, *args: Any) -> None:
+        self._lock = threading.Lock()
+        self._open: Counter[str] = Counter()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begin one; what is too much is closed."""
+        peer = str(client_address[0])
+        with self._lock:
+            if self._open[peer] >= EACH or self._open.total() >= MOST:
+                self.shutdown_request(request)
+                return
+            self._open[peer] += 1
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._over(peer)
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve one, and be rid of it."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._over(str(client_address[0]))
+
+    def _over(self, peer: str) -> None:
+        with self._lock:
+            self._open[peer] -= 1
+            if not self._open[peer]:
+                del self._open[peer]
 
     def server_bind(self) -> None:
         """Bind without asking a name server who we are, which can take longer than a probe waits."""

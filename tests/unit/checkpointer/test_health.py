@@ -1,6 +1,8 @@
 """What the kubelet's probes are told."""
 
 import asyncio
+import contextlib
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -8,6 +10,7 @@ import urllib.request
 import pytest
 
 from checkpointer import errors, health, metrics, scrape
+from dev import patience
 
 
 def passed():
@@ -142,3 +145,29 @@ def test_it_is_served_beside_the_metrics(host):
 
     assert told.value.code == 503
     told.value.close()
+
+
+def request(port, source="127.0.0.1"):
+    """What somebody who asks for /healthz gets."""
+    with socket.create_connection(("127.0.0.1", port), 20, (source, 0)) as line:
+        line.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        data = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := line.recv(65536):
+                data += piece
+        return data
+
+
+def test_who_opens_connections_without_an_end_takes_nobody_elses_place():
+    """Another pod, that is: the kubelet is answered all the same, and the other one too when it has closed some."""
+    checks = health.Health([health.Check("a", passed)], [])
+    exposition = metrics.Exposition(metrics.View)
+    with scrape.Scrape("127.0.0.1:0", exposition, checks.answer) as server:
+        idle = [
+            socket.create_connection(("127.0.0.1", server.port)) for _ in range(scrape.EACH + 5)
+        ]
+        assert request(server.port) == b""
+        assert b"healthz passed" in request(server.port, "127.0.0.2")
+        for line in idle:
+            line.close()
+        patience.until(lambda: b"healthz passed" in request(server.port), 20)
