@@ -294,7 +294,7 @@ class Reconciler:
         if wanted:
             metadata["labels"] = dict(wanted)
         if annotations:
-            metadata["annotations"] = dict(annotations)
+            metadata |= {"annotations": dict(annotations), "resourceVersion": pod.version}
         try:
             answer = self._api.request(
                 "PATCH",
@@ -319,7 +319,10 @@ class Reconciler:
         return self._watch.put(answer)
 
     def _resize(self, pod: Pod, plan: scaling.Plan) -> Pod:
-        body = {"metadata": {"uid": pod.uid}, **plan.resize(pod)}
+        metadata = {"uid": pod.uid}
+        if plan.down:
+            metadata["resourceVersion"] = pod.version
+        body = {"metadata": metadata, **plan.resize(pod)}
         try:
             answer = self._api.request(
                 "PATCH",

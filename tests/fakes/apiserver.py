@@ -307,18 +307,21 @@ class _Handler(BaseHTTPRequestHandler):
         # Before it is seen in `requests`: who waits for a watch may end it at once.
         self.era = self.server_api.era()
         self.server_api.requests.append((self.command, self.path))
-        url = urlsplit(self.path)
-        query = {key: values[-1] for key, values in parse_qs(url.query).items()}
-        words = url.path.strip("/").split("/")
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
-            if self.server_api.trouble(self):
-                return
-            self._route(words[2:] if words[0] == "api" else words[3:], query, body)
+            if not self.server_api.trouble(self):
+                self.answer()
         except Refused as refused:
             self._answer(refused.status, refused.status["code"])
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
+
+    def answer(self) -> None:
+        """Do what is asked."""
+        url = urlsplit(self.path)
+        query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+        words = url.path.strip("/").split("/")
+        self._route(words[2:] if words[0] == "api" else words[3:], query, self.body)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
 
