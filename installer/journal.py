@@ -14,7 +14,7 @@ from typing import Any
 from installer.errors import InstallError
 from installer.host import Host
 
-NAME = "installed.json"
+NAME, FAILURE = "installed.json", "failed.json"
 
 
 class Journal:
@@ -27,8 +27,14 @@ class Journal:
 
     def __init__(self, host: Host, directory: str) -> None:
         self._host = host
+        self._directory = directory
         self._path = f"{directory}/{NAME}"
         self._known = self._read()
+
+    @property
+    def failure(self) -> str:
+        """Where the last failure is."""
+        return f"{self._directory}/{FAILURE}"
 
     @property
     def pending(self) -> dict[str, str | None] | None:
@@ -55,6 +61,22 @@ class Journal:
         """Containerd was seen to run with what the files say."""
         self._known.pop("pending", None)
         self._write()
+        self._host.remove(self.failure)
+
+    def fail(self, what: str, problem: str, when: float) -> None:
+        """Containerd was seen not to run with what the files said."""
+        text = json.dumps({"what": what, "problem": problem, "when": when})
+        self._host.write(self.failure, text + "\n", mode=0o600)
+
+    def failed(self, what: str, since: float) -> str:
+        """Say how that failed, if it was the last thing that did, and not before `since`; else ""."""
+        try:
+            known = json.loads(self._host.read(self.failure) or "{}")
+        except ValueError:
+            return ""
+        if known.get("what") != what or not float(known.get("when", 0)) >= since:
+            return ""
+        return str(known.get("problem"))
 
     def making(self, *directories: str) -> None:
         """Directories are about to be made."""
@@ -66,6 +88,7 @@ class Journal:
 
     def close(self) -> None:
         """Everything was taken away."""
+        self._host.remove(self.failure)
         self._host.remove(self._path)
 
     def _add(self, key: str, values: Iterable[str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +22,10 @@ STARTED = ("active", "reloading", "activating", "failed")
 
 RESTART = 300.0
 """Seconds for a restart: that of a k3s server has a whole control plane in it."""
+
+AGAIN = 3600.0
+"""Seconds before what has failed is tried again unchanged: a pod that fails is started again every few minutes, and each
+try restarts containerd twice, of k3s the whole of Kubernetes."""
 
 Clock = Callable[[], float]
 Pause = Callable[[float], None]
@@ -38,6 +44,7 @@ class Runtime:
         timeout: Seconds for containerd to come up.
         clock: Seconds.
         pause: Waits so many seconds.
+        date: Seconds since the epoch.
     """
 
     host: Host
@@ -47,6 +54,7 @@ class Runtime:
     timeout: float = 60.0
     clock: Clock = time.monotonic
     pause: Pause = time.sleep
+    date: Clock = time.time
 
     def install(self, changes: Sequence[Change], nri: str) -> list[str]:
         """Write files, restart what reads them if anything has changed, and see that it works.
@@ -65,6 +73,12 @@ class Runtime:
             self._answers(nri)
             return []
         again = self.journal.pending is not None
+        what = _digest(changes)
+        if not again and (problem := self.journal.failed(what, self.date() - AGAIN)):
+            raise InstallError(
+                f"nothing was changed, since containerd did not work with this configuration less than an hour ago: {problem}",
+                f"mend that; to have it tried again before that hour is over, remove {self.journal.failure}",
+            )
         self.journal.begin((change.path, change.before) for change in changes)
         done = []
         try:
@@ -73,11 +87,15 @@ class Runtime:
                 self._put(change.path, change.after)
                 done.append(f"{change.what}: {change.path}")
             self._prove()
+            self._units()
             again = True
             done += self._restart()
             self._wait([self.layout.socket, nri])
         except InstallError as error:
-            raise self._back(error, restart=again) from error
+            told = self._back(error, restart=again)
+            if again:
+                self.journal.fail(what, told.problem, self.date())
+            raise told from error
         self.journal.end()
         return done
 
@@ -143,17 +161,7 @@ class Runtime:
                     f"`{self.command}` failed: {result.stderr.strip()}", "look at --restart"
                 )
             return ["restarted containerd"]
-        if not self.host.exists("/run/systemd/system"):
-            raise InstallError(
-                "this node has no systemd", "say how containerd is restarted there (--restart)"
-            )
-        units = self.layout.units
-        running = [unit for unit in units if self._started(unit)]
-        if not running:
-            raise InstallError(
-                f"none of the units {', '.join(units)} runs",
-                "say how containerd is restarted on this node (--restart)",
-            )
+        running = self._units()
         for unit in running:
             self._systemctl(
                 "reset-failed", unit
@@ -168,6 +176,27 @@ class Runtime:
                     "see above",
                 )
         return [f"restarted {unit}" for unit in running]
+
+    def _units(self) -> list[str]:
+        """Return those of a layout that run; none where a command restarts containerd.
+
+        Raises:
+            InstallError: there are none.
+        """
+        if self.command:
+            return []
+        if not self.host.exists("/run/systemd/system"):
+            raise InstallError(
+                "this node has no systemd", "say how containerd is restarted there (--restart)"
+            )
+        units = self.layout.units
+        running = [unit for unit in units if self._started(unit)]
+        if not running:
+            raise InstallError(
+                f"none of the units {', '.join(units)} runs",
+                "say how containerd is restarted on this node (--restart)",
+            )
+        return running
 
     def _started(self, unit: str) -> bool:
         told = self._systemctl("is-active", unit)
@@ -227,3 +256,8 @@ class Runtime:
             f"containerd does not work with its new configuration, {restored}: {error.problem}",
             error.remedy,
         )
+
+
+def _digest(changes: Sequence[Change]) -> str:
+    said = json.dumps([(change.path, change.before, change.after) for change in changes])
+    return hashlib.sha256(said.encode()).hexdigest()

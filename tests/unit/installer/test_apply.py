@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import shutil
+import time
 
 import pytest
 from unit.installer.fake_nodes import found, plain
@@ -109,6 +110,28 @@ def test_a_containerd_that_does_not_come_up_gets_its_old_configuration_back(node
     assert node.answers("/run/containerd/containerd.sock")
 
 
+def test_what_has_failed_is_not_tried_all_the_time(node):
+    """A pod that fails is started again and again, and each try restarts containerd twice."""
+    node.comes_up[:] = [False, True]
+    with pytest.raises(InstallError, match="the old one is back"):
+        apply(node, date=lambda: 1000.0)
+    with pytest.raises(InstallError, match=r"less than an hour ago: .*nobody answers") as told:
+        apply(node, date=lambda: 1000.0 + runtime.AGAIN - 1)
+    assert payload.OPT in told.value.remedy
+    assert node.read(CONFIG) == "version = 2\n"
+    assert node.restarts() == ["containerd", "containerd"]
+    assert apply(node, date=lambda: 1001.0 + runtime.AGAIN)
+
+
+def test_what_has_failed_is_tried_again_when_the_node_has_changed(node):
+    """Somebody has mended it."""
+    node.comes_up[:] = [False, True]
+    with pytest.raises(InstallError, match="the old one is back"):
+        apply(node)
+    node.put(CONFIG, "version = 2\n# mended\n")
+    assert apply(node)
+
+
 class Killed(BaseException):
     """As SIGKILL: nobody handles it."""
 
@@ -152,13 +175,14 @@ def test_an_installation_that_is_killed_at_any_step_is_completed(first, tmp_path
             with contextlib.suppress(InstallError):
                 on = cut(one, step, apply)
             one.comes_up[:] = [True]
-        apply(node)
+        apply(node, date=lambda: time.time() + runtime.AGAIN)
         assert node.files() == whole.files(), step
         assert node.knows == node.read(CONFIG), f"containerd was not restarted after step {step}"
 
         take_out(gone)
         gone.remove(CONFIG + containerd.BACKUP)
-        gone.remove(f"{payload.OPT}/{journal.NAME}")
+        for name in (journal.NAME, journal.FAILURE):
+            gone.remove(f"{payload.OPT}/{name}")
         assert gone.files() == {CONFIG: config, **MACHINE}, step
         assert gone.knows == config
         for one in (node, gone):
