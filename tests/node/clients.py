@@ -30,6 +30,9 @@ ENOUGH = 15.0
 """Seconds for anything that must happen; a machine under load may need a few."""
 
 PATIENCE = patience.seconds(ENOUGH)
+
+SOON = f"{patience.seconds(1.0):g}s"
+"""A scaledown-duration that is over soon, and longer than this machine stands still."""
 """The same on this machine, for sockets and threads."""
 
 
@@ -72,6 +75,14 @@ class Sleeper(sleepers.Sleeper):
         time.sleep(seconds)
         after = self.info()
         assert (after["state"], after["wakes"]) == ("ASLEEP", before["wakes"]), after
+
+    @contextlib.contextmanager
+    def stays_awake(self) -> Iterator[None]:
+        """See that it does not fall asleep meanwhile; that it did before, on a slow machine, does not count."""
+        before = self.info()["sleeps"]
+        yield
+        now = self.info()
+        assert now["sleeps"] == before, now
 
     def woke(self, cause: str, times: int = 1) -> None:
         """See that it was woken so often, the last time for this reason."""

@@ -161,7 +161,7 @@ time.sleep(2)
     for thread in threads:
         thread.join(30)
     assert answers == [2] * 20
-    assert one.info()["wakes"] == 1
+    assert one.reach("RUNNING")["wakes"] == 1
     one.unharmed()
 
 
@@ -189,7 +189,7 @@ def test_an_exec_starts_it(pods: Pods) -> None:
     one.sleep()
     script = "import socket; socket.create_connection(('127.0.0.1', 7)); print('there')"
     assert one.container.exec(["python3", "-c", script]) == (0, "there\n", "")
-    assert one.info()["wake_cause"] == "exec"
+    assert one.reach("RUNNING")["wake_cause"] == "exec"
 
 
 def test_what_execs_left_is_not_taken_for_the_application(pods: Pods) -> None:

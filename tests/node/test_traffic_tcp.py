@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from node.clients import NODE, PATIENCE, PORT, Listener, Sleeper, Sleepers, Talker, until
+from node.clients import NODE, PATIENCE, PORT, SOON, Listener, Sleeper, Sleepers, Talker, until
 
 from dev import cri
 from ttrpc.errors import TtrpcError
@@ -370,37 +370,42 @@ def test_connect_to_a_closed_port_does_not_wake(talker: Sleeper) -> None:
 
 def test_questions_postpone_the_sleep(sleepers: Sleepers) -> None:
     """A pod that is asked something within every second of its scaledown-duration does not sleep; then it does."""
-    talker = sleepers.talker(scaledown="1s")
+    talker = sleepers.talker(scaledown=SOON)
     with Talker(talker.ip) as client:
-        for _ in range(8):
-            client.ask("add")
-            time.sleep(0.4)
-        assert talker.info()["sleeps"] == 0
+        client.ask("echo", "awake")
+        with talker.stays_awake():
+            for _ in range(8):
+                client.ask("add")
+                time.sleep(0.4)
         talker.reach("ASLEEP")
         assert client.ask("add") == "9"
 
 
 def test_replies_alone_postpone_the_sleep(sleepers: Sleepers) -> None:
     """A pod that only sends, on a connection of its client, does not sleep before it is done."""
-    talker = sleepers.talker(scaledown="1s")
+    talker = sleepers.talker(scaledown=SOON)
     with Talker(talker.ip) as client:
-        client.say("push", 3, 0.3)
-        while client.hear() != "pushed-all":
-            assert talker.info()["sleeps"] == 0
+        client.ask("echo", "awake")
+        with talker.stays_awake():
+            client.say("push", 3, 0.3)
+            while client.hear() != "pushed-all":
+                pass
         talker.reach("ASLEEP")
 
 
 def test_outbound_traffic_postpones_the_sleep(sleepers: Sleepers) -> None:
     """A pod that receives on a connection it opened itself does not sleep meanwhile."""
-    talker = sleepers.talker(scaledown="1s")
+    talker = sleepers.talker(scaledown=SOON)
     with Listener(NODE) as there:
         with Talker(talker.ip) as client:
             client.ask("call", there.address, there.port)
         line = there.accept()
-        for _ in range(8):
-            line.sendall(b"news\n")
-            time.sleep(0.4)
-        assert talker.info()["sleeps"] == 0
+        line.sendall(b"news\n")
+        talker.reach("RUNNING")
+        with talker.stays_awake():
+            for _ in range(8):
+                line.sendall(b"news\n")
+                time.sleep(0.4)
         talker.reach("ASLEEP")
 
 
@@ -408,9 +413,11 @@ def test_unanswered_request_keeps_awake(sleepers: Sleepers) -> None:
     """A request that takes three times the scaledown-duration is answered before the pod sleeps, one that woke it too."""
     talker = sleepers.talker(scaledown="1s")
     with Talker(talker.ip) as client:
-        for sleeps in range(3):
+        client.ask("add")
+        for _ in range(3):
+            asleep = talker.info()["sleeps"]
             assert client.ask("slow", 3) == "slow"
-            assert talker.info()["sleeps"] == sleeps
+            assert talker.info()["sleeps"] == asleep
             talker.reach("ASLEEP")
 
 
@@ -418,11 +425,12 @@ def test_unanswered_request_among_others_keeps_awake(sleepers: Sleepers) -> None
     """A long request is not cut because another client, on the same port, got its answer meanwhile."""
     talker = sleepers.talker(scaledown="1s")
     with Talker(talker.ip) as client, Talker(talker.ip) as other:
-        client.say("slow", 4)
-        time.sleep(0.3)
         other.ask("add")
-        assert client.hear() == "slow"
-        assert talker.info()["sleeps"] == 0
+        with talker.stays_awake():
+            client.say("slow", 4)
+            time.sleep(0.3)
+            other.ask("add")
+            assert client.hear() == "slow"
         talker.reach("ASLEEP")
 
 

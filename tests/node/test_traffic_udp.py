@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from node.clients import NODE, PATIENCE, Datagrams, Sleepers, Talker, server, until
+from node.clients import NODE, PATIENCE, SOON, Datagrams, Sleepers, Talker, server, until
 
 from dev import cri
 
@@ -35,12 +35,13 @@ def test_datagram_wakes(sleepers: Sleepers, family: str) -> None:
 
 def test_datagram_only_pod_falls_asleep(sleepers: Sleepers) -> None:
     """A pod that listens on UDP only sleeps when no datagram came for its scaledown-duration, not before."""
-    sleeper = sleepers.datagrams(scaledown="1s")
+    sleeper = sleepers.datagrams(scaledown=SOON)
     with Datagrams(sleeper.ip) as client:
-        for _ in range(8):
-            assert client.ask("who again")
-            time.sleep(0.4)
-        assert sleeper.info()["sleeps"] == 0
+        assert client.ask("who again")
+        with sleeper.stays_awake():
+            for _ in range(8):
+                assert client.ask("who again")
+                time.sleep(0.4)
         sleeper.reach("ASLEEP")
         assert client.ask("who again")
     sleeper.woke("udp")

@@ -260,7 +260,7 @@ def test_a_long_request_is_not_cut(pods: Pods, *, waking: bool) -> None:
 
 def test_slow_bodies_keep_awake(pods: Pods) -> None:
     """A body that comes, or goes, byte by byte within the scaledown-duration is whole."""
-    one = workloads.start(pods, "servers", ["python3", "-c", SLOW], "listening", scaledown="2s")
+    one = workloads.start(pods, "servers", ["python3", "-c", SLOW], "listening", scaledown="4s")
     one.reach("ASLEEP")
 
     def trickle() -> Iterator[bytes]:
