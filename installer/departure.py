@@ -121,7 +121,7 @@ class Departure:
             )
         return AsleepError(
             f"the daemon does not run, and without it nobody wakes {who}",
-            f"bring it back (label the node {LABEL}=true), delete their pods, or {lost}",
+            f"bring it back (apply the manifests, label the node {LABEL}=true), delete their pods, or {lost}",
         )
 
     def _unlabel(self) -> None:
