@@ -442,21 +442,51 @@ static __always_inline int assign(struct __sk_buff *skb, u32 id, struct packet *
     return 1;
 }
 
+/* Whether somebody listens where a SYN goes; no socket of its own connection is looked at, since nobody has port 0. */
+static __always_inline int is_listened_for(struct __sk_buff *skb, struct packet *p)
+{
+    struct bpf_sock_tuple tuple = {};
+    u32 size = tuple_of(p, &tuple);
+    struct bpf_sock *sk;
+
+    if (p->v6)
+        tuple.ipv6.sport = 0;
+    else
+        tuple.ipv4.sport = 0;
+    sk = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+    if (sk)
+        bpf_sk_release(sk);
+    return !!sk;
+}
+
 /*
  * Whether a segment for a held port is the responder's: of a connection that it was given, or a SYN that it is given
  * now. One that was sent again has a socket by then, which is the kernel's business.
+ *
+ * So is one in TIME_WAIT, left by a connection that the application has closed first, but only if nobody listens any
+ * more: then it is answered with an ACK, the kubelet resets what it does not know, and its SYN comes again at once. An
+ * application that listens still, about to be killed, would be given the connection: the SYN is held like anybody's.
  */
 static __always_inline int answering(struct __sk_buff *skb, u32 slot, struct packet *p, struct call *call)
 {
     struct port_key port = {.slot = slot, .port = p->dport, .proto = p->proto};
+    struct bpf_sock *sk;
+    int state;
     u32 *id;
 
     if (!call)
         return 0;
     if (!is_syn(p))
         return call->hold;
-    if (is_live(skb, p))
-        return 1;
+    sk = tcp_socket(skb, p);
+    if (sk) {
+        state = sk->state;
+        bpf_sk_release(sk);
+        if (state == BPF_TCP_TIME_WAIT)
+            return !is_listened_for(skb, p);
+        if (state != BPF_TCP_LISTEN)
+            return 1;
+    }
     call->hold = 0;
     id = ports.lookup(&port);
     return id && *id && assign(skb, *id, p, call);

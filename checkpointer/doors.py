@@ -124,8 +124,9 @@ def last_look(container: Container, table: list[sockets.Socket], own: set[int]) 
         raise CalledOff("tcp-ping")
     if container.record.policy.connections == "wait" and seen.inbound():
         raise CalledOff("tcp-connect")
-    # No traffic, but a probe fails if its answer waits for somebody else to wake the application.
-    if any(one.open_since for one in seen.kubelet()):
+    # No traffic, but a probe fails if its answer waits for somebody else to wake the application; one that has not asked
+    # yet is about to.
+    if any(one.open_since or not one.last for one in seen.kubelet()):
         raise CalledOff("probe")
 
 

@@ -170,6 +170,8 @@ def decide(now: float, facts: Facts, policy: Policy) -> Idle | Busy:
         return Busy(now + GLANCE, "the kubelet is being answered")
     asked, _ = _asked(facts.ignored, Asks.PEER)
     waiting = facts.unsent_ignored or (asked and now < asked + GRACE)
+    # The kubelet connects, and asks a moment later.
+    waiting = waiting or any(not one.last for one in facts.kubelet)
     if waiting and now < (facts.spared or now) + GRACE:
         return Busy(now + GLANCE, "an ignored peer is being answered", spares=True)
     if facts.woke and now < facts.woke + policy.min_awake:

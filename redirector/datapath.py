@@ -281,7 +281,8 @@ class Pod:
         with self._lock:
             if self._holds.get(hold.container_id) is hold:
                 del self._holds[hold.container_id]
-            if last:
+            # The next one may have been made since, while this one's device was being taken down.
+            if last and not self._holds:
                 self._close_loopback()
                 if self._answering is not None:
                     self._answering.leave(self.sandbox_id)

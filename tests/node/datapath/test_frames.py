@@ -75,6 +75,19 @@ def test_ten_thousand_datagrams_arrive_in_order(lab: Lab, hold: Hold, family: in
 # -- loopback -------------------------------------------------------------------------------------
 
 
+def test_lo_stays_open_for_the_next_hold(lab: Lab, pod: Pod):
+    """The one before may still be closing when a container falls asleep again; what it tidies up is not the next one's."""
+    for _ in range(20):
+        former = pod.hold("container")
+        closing = threading.Thread(target=former.close)
+        closing.start()
+        fresh = pod.hold("container")
+        closing.join()
+        assert sysctl(lab.pod, "net/ipv4/conf/lo/route_localnet") == "1"
+        fresh.close()
+        assert sysctl(lab.pod, "net/ipv4/conf/lo/route_localnet") == "0"
+
+
 @both_families
 @pytest.mark.parametrize("target", ["loopback", "own-address"])
 def test_a_client_inside_the_pod_waits_and_is_served(
