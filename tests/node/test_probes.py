@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +21,7 @@ from node.sleepers import SCALEDOWN, Sleeper
 
 from bpf import maps, pins
 from checkpointer import settings
+from checkpointer.kubelet import find
 from dev import cri, patience
 from ttrpc.errors import TtrpcError
 
@@ -118,6 +122,11 @@ def sleeps_on(one: Sleeper) -> None:
     """It has not been woken."""
     now = one.info()
     assert (now["state"], now["wakes"]) == ("ASLEEP", 0), now
+
+
+def test_the_kubelet_is_found_by_its_name(kubelet: Kubelet) -> None:
+    """In its cgroup, among all processes of the node."""
+    assert kubelet.cgroup in find("auto")
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
@@ -366,6 +375,20 @@ def test_the_application_is_woken_beside_the_responders_connections(
     one.unharmed()
 
 
+def test_a_probe_from_a_port_in_time_wait_is_answered(pods: Pods, kubelet: Kubelet) -> None:
+    """The kubelet may use a port again at once if the application was the first to close."""
+    one = web(pods, "1h")
+    status, own = kubelet.call("from_port", one.ip, WEB, 0, True, patience.seconds(20))
+    assert status == "HTTP/1.1 200 OK"
+    lines = Path(f"/proc/{one.pid}/net/tcp6").read_text().splitlines()[1:]
+    ends = [line.split()[2:4] for line in lines]
+    assert [state for remote, state in ends if remote.endswith(f":{own:04X}")] == ["06"]
+    one.sleep()
+    again = kubelet.call("from_port", one.ip, WEB, own, False, patience.seconds(20))
+    assert again == ["HTTP/1.1 200 OK", own]
+    sleeps_on(one)
+
+
 def test_a_neighbour_is_let_in_and_its_probes_are_its_own(pods: Pods, kubelet: Kubelet) -> None:
     """Of two containers of a pod one sleeps: the other one answers its probes itself."""
     pod = pods(annotations={SCALEDOWN: "1h"})
@@ -428,3 +451,104 @@ def test_a_hook_on_a_connection_from_before_the_wake_is_passed_on(
     answer = kubelet.call("say", "/empty", "kube-lifecycle/1.35", patience.seconds(10))
     assert answer.startswith("HTTP/1.1 204 No Content")
     one.unharmed()
+
+
+# --- other ways to rest ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.annotation("disable-checkpointing")
+def test_probes_are_answered_for_what_was_ended(pods: Pods, kubelet: Kubelet) -> None:
+    """And for what is being started afresh, until it listens."""
+    one = web(pods, disable_checkpointing="true")
+    with Probing(kubelet, 0.1, "http", one.ip, WEB) as probing:
+        one.reach("ASLEEP")
+        probing.more(10)
+        sleeps_on(one)
+        assert fetch(one.ip) == "page"
+        one.reach("RUNNING")
+        probing.more(5)
+    assert set(probing.answers) == {"HTTP/1.1 200 OK"}
+
+
+@pytest.mark.annotation("dry-run")
+def test_probes_wake_nobody_from_a_dry_run(pods: Pods, kubelet: Kubelet) -> None:
+    """The application answers them, and would sleep on."""
+    one = web(pods, dry_run="true")
+    with Probing(kubelet, 0.2, "http", one.ip, WEB) as probing:
+        cri.until(lambda: one.info()["would_sleep"], 30)
+        probing.more(15)
+        now = one.info()
+        assert (now["would_sleep"], now["would_wakes"]) == (True, {}), now
+    assert one.ask("len(memory['seen'])") >= 15
+
+
+# --- what comes and goes ---------------------------------------------------------------------------------------------
+
+
+def test_what_has_ended_without_a_daemon_is_not_listened_for(pods: Pods, kubelet: Kubelet) -> None:
+    """The responder lets go of the network of a pod that was deleted meanwhile."""
+    web(pods, "1h").sleep()
+    before = sockets()
+    pod = pods(annotations={SCALEDOWN: "1h"})
+    one = sleepers.python(pods, HTTP, pod=pod)
+    one.sleep()
+    assert kubelet.http(one.ip, WEB) == "HTTP/1.1 200 OK"
+    cri.until(lambda: sockets() == before + 2, 10)
+    with sleepers.without_daemon():
+        pod.remove()
+        assert sockets() == before + 2
+    cri.until(lambda: sockets() == before, 30)
+
+
+def sockets() -> int:
+    """How many the responder has."""
+    found = 0
+    for path in Path(f"/proc/{responder()}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(path).startswith("socket:")
+    return found
+
+
+def responder() -> int:
+    """Its pid, also without a daemon."""
+    (found,) = (
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/comm")
+        if sleepers.comm(int(path.parent.name)) == "zp-responder"
+    )
+    return found
+
+
+def test_one_of_another_version_ends(pods: Pods, kubelet: Kubelet) -> None:
+    """When the next daemon comes, and its last connection is over; the present one answers on."""
+    one = web(pods, "1h")
+    one.sleep()
+    folder = settings.Settings().run_dir / "responder"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
+        control.bind(str(folder / "0123456789ab.sock"))
+        control.listen()
+        former = subprocess.Popen(
+            [sys.executable, "-m", "redirector.responder", str(control.fileno())],
+            pass_fds=[control.fileno()],
+        )
+    kubelets.restart()
+    assert former.wait(patience.seconds(20)) == 0
+    assert not (folder / "0123456789ab.sock").exists()
+    assert kubelet.http(one.ip, WEB) == "HTTP/1.1 200 OK"
+    sleeps_on(one)
+
+
+def test_a_kubelet_that_was_started_anew_is_known(pods: Pods, kubelet: Kubelet) -> None:
+    """Its cgroup has the same name and is another one; the daemon sees that within seconds."""
+    one = web(pods, "1h")
+    one.sleep()
+    before = linked()
+    kubelet.start_anew()
+    cri.until(lambda: linked() != before, 30)
+    assert kubelet.http(one.ip, WEB) == "HTTP/1.1 200 OK"
+    sleeps_on(one)
+
+
+def linked() -> int:
+    """The link of the program on the kubelet's cgroup."""
+    return (settings.Settings().pin_root / "kubelet-0").stat().st_ino
