@@ -105,6 +105,7 @@ def test_connects_in_every_moment_of_a_dump(sleepers: Sleepers, defer: bool) -> 
             with talker.during_dump(moment * 0.003, five):
                 talker.try_sleep()
             talker.reach("RUNNING")
+    assert talker.met >= 3
 
 
 def test_data_in_every_moment_of_a_dump(talker: Sleeper) -> None:
@@ -114,6 +115,7 @@ def test_data_in_every_moment_of_a_dump(talker: Sleeper) -> None:
             with talker.during_dump(moment * 0.002, lambda: client.say("add")):
                 talker.try_sleep()
             assert client.hear() == str(moment + 1)
+    assert talker.met >= 3
 
 
 def test_questions_without_a_pause_during_sleeps(talker: Sleeper) -> None:
