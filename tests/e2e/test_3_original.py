@@ -13,6 +13,9 @@ from e2e.apps import App
 
 SOON = {"scaledown-duration": "3s"}
 
+#: Long enough to be seen awake, also where everything is slow.
+LATER = {"scaledown-duration": "8s"}
+
 #: Longer than anything that falls asleep takes to do so.
 LONG = 10.0
 
@@ -30,7 +33,7 @@ def test_it_scales_down_and_answers(deploy: Callable[..., App], more: Mapping[st
 
 def test_requests_in_a_row_wake_once(deploy: Callable[..., App]) -> None:
     """Traffic keeps it awake: of twenty requests, one each 200 ms, the first wakes and no other finds it asleep."""
-    app = deploy(workloads.nginx(), annotations=SOON)
+    app = deploy(workloads.nginx(), annotations=LATER)
     app.asleep()
     wakes = app.info()["wakes"]
     script = "for i in $(seq 20); do wget -q -T 30 -O /dev/null $0 || exit 1; usleep 200000; done"
@@ -60,7 +63,7 @@ def test_zero_is_never(deploy: Callable[..., App]) -> None:
 
 def test_containers_scale_by_themselves(deploy: Callable[..., App]) -> None:
     """Of two containers in a pod a request wakes the one that it is for."""
-    app = deploy(workloads.web("c1", 8080), workloads.web("c2", 8081), annotations=SOON)
+    app = deploy(workloads.web("c1", 8080), workloads.web("c2", 8081), annotations=LATER)
     app.asleep()
     assert app.fetch(port=8080) == "I am c1\n"
     assert app.states() == {"c1": "RUNNING", "c2": "ASLEEP"}

@@ -12,10 +12,13 @@ from e2e.apps import App
 
 SOON = {"scaledown-duration": "3s"}
 
+#: Long enough to be seen awake, also where everything is slow.
+LATER = {"scaledown-duration": "10s"}
+
 
 def test_labels_say_who_sleeps(deploy: Callable[..., App]) -> None:
     """Each container has a label with its state, which follows it."""
-    app = deploy(workloads.web("c1", 8080), workloads.web("c2", 8081), annotations=SOON)
+    app = deploy(workloads.web("c1", 8080), workloads.web("c2", 8081), annotations=LATER)
     asleep = {"c1": "SCALED_DOWN", "c2": "SCALED_DOWN"}
     kubectl.until(lambda: apps.labels(app) == asleep, "no label says that it sleeps")
     app.fetch(port=8081)
@@ -41,7 +44,7 @@ def test_events_say_what_happened(deploy: Callable[..., App]) -> None:
 def test_requests_follow(deploy: Callable[..., App]) -> None:
     """Asleep it requests next to nothing; awake what it did before; its limits and its container stay."""
     resources = {"requests": {"cpu": "50m", "memory": "40Mi"}, "limits": {"memory": "80Mi"}}
-    app = deploy(workloads.nginx(resources=resources), annotations=SOON)
+    app = deploy(workloads.nginx(resources=resources), annotations=LATER)
 
     def allocated() -> Any:
         return app.object()["status"]["containerStatuses"][0].get("allocatedResources")
@@ -76,17 +79,17 @@ def metrics(app: App) -> dict[str, float]:
 
 def test_metrics_count(deploy: Callable[..., App]) -> None:
     """The original's metrics say whether it runs, when it slept and woke, how long that took and what failed."""
-    app = deploy(workloads.nginx(), annotations=SOON)
+    app = deploy(workloads.nginx(), annotations=LATER)
     assert metrics(app)["zeropod_running"] == 1
     app.asleep()
     asleep = metrics(app)
     assert asleep["zeropod_running"] == 0
     assert asleep["zeropod_last_checkpoint_time"] > 0
-    assert asleep["zeropod_checkpoint_duration_seconds_count"] == 1
+    assert asleep["zeropod_checkpoint_duration_seconds_count"] >= 1
     app.fetch()
     awake = metrics(app)
     assert awake["zeropod_last_restore_time"] > 0
-    assert awake["zeropod_restore_duration_seconds_count"] == 1
+    assert awake["zeropod_restore_duration_seconds_count"] >= 1
     assert awake.get("zeropod_checkpoint_errors_total", 0) == 0
     assert awake.get("zeropod_restore_errors_total", 0) == 0
 
