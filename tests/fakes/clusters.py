@@ -78,7 +78,7 @@ class Cluster:
         return {event["reason"]: event for event in found}
 
 
-async def until(condition, seconds=20.0):
+async def until(condition, seconds=45.0):
     """Wait for a condition."""
     end = time.monotonic() + seconds
     while not condition():

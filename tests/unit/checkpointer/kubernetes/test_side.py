@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 
 import pytest
 from fakes.apiserver import away, busy
@@ -181,7 +182,7 @@ async def test_a_server_that_asks_for_patience_is_left_alone(begin, daemon, clus
     server.trouble = busy(429, "300")
     daemon.sleeps("a")
     await until(lambda: len(server.requests) > before)
-    await asyncio.sleep(0.2)
+    await until(lambda: side._work._held_until > time.monotonic() + 100)
     during = len(server.requests)
     daemon.sleeps("b")
     daemon.sleeps("c")

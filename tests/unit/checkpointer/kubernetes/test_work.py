@@ -27,7 +27,7 @@ def test_a_key_is_given_to_one_at_a_time(queue):
 
 def test_the_earliest_is_first(queue):
     """A later wish does not put it off."""
-    queue.add("late", 0.05)
+    queue.add("late", 1.0)
     queue.add("never", 1000)
     queue.add("early")
     queue.add("early", 1000)
