@@ -120,6 +120,7 @@ class Answering:
                 log.warning("responder.unretired path=%s reason=%s", path, error)
                 continue
             path.unlink(missing_ok=True)
+            path.with_suffix(".log").unlink(missing_ok=True)
 
     def lives(self) -> bool:
         """Whether it does; True also where none was needed yet."""

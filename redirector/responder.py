@@ -168,7 +168,8 @@ class Conversation:
         self, data: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Connect to the application, which wakes it, and carry both ways for as long as both like."""
-        log.info("passed on port=%d tls=%s", self._target[1], self._tls)
+        # Not for every day: nobody rotates this log, which lies in memory.
+        log.debug("passed on port=%d tls=%s", self._target[1], self._tls)
         sock = await self._dial()
         inner_reader, inner_writer = await self._open(sock, server=False)
         inner_writer.write(data)
