@@ -11,6 +11,9 @@ from e2e.apps import App
 
 SOON = {"scaledown-duration": "3s"}
 
+#: Long enough to be seen awake, also where everything is slow.
+LATER = {"scaledown-duration": "10s"}
+
 USUAL = {"cpu": "50m", "memory": "40Mi"}
 LEAST = {"cpu": "1m", "memory": "1Ki"}
 
@@ -64,7 +67,7 @@ def test_a_pod_of_an_autoscaler_keeps_its_requests(deploy: Callable[..., App]) -
 
 def test_what_somebody_sets_while_it_sleeps_counts(deploy: Callable[..., App]) -> None:
     """A person, or an autoscaler that only sets requests; they are what it wakes with."""
-    app = deploy(workloads.nginx(resources=SLEEPY), annotations=SOON)
+    app = deploy(workloads.nginx(resources=SLEEPY), annotations=LATER)
     kubectl.until(lambda: requests(app) == LEAST, "its requests were not scaled down", 90)
     patch = '{"spec":{"containers":[{"name":"nginx","resources":{"requests":{"cpu":"70m"}}}]}}'
     pod = ["pod", "-n", workloads.NAMESPACE, app.pod]
