@@ -488,34 +488,25 @@ def test_probes_wake_nobody_from_a_dry_run(pods: Pods, kubelet: Kubelet) -> None
 def test_what_has_ended_without_a_daemon_is_not_listened_for(pods: Pods, kubelet: Kubelet) -> None:
     """The responder lets go of the network of a pod that was deleted meanwhile."""
     web(pods, "1h").sleep()
-    before = sockets()
+    responder = sleepers.helpers()["responder"]
+    before = sockets(responder)
     pod = pods(annotations={SCALEDOWN: "1h"})
     one = sleepers.python(pods, HTTP, pod=pod)
     one.sleep()
     assert kubelet.http(one.ip, WEB) == "HTTP/1.1 200 OK"
-    cri.until(lambda: sockets() == before + 2, 10)
+    cri.until(lambda: sockets(responder) == before + 2, 10)
     with sleepers.without_daemon():
         pod.remove()
-        assert sockets() == before + 2
-    cri.until(lambda: sockets() == before, 30)
+        assert sockets(responder) == before + 2
+    cri.until(lambda: sockets(responder) == before, 30)
 
 
-def sockets() -> int:
-    """How many the responder has."""
+def sockets(pid: int) -> int:
+    """How many a process has."""
     found = 0
-    for path in Path(f"/proc/{responder()}/fd").iterdir():
+    for path in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
             found += os.readlink(path).startswith("socket:")
-    return found
-
-
-def responder() -> int:
-    """Its pid, also without a daemon."""
-    (found,) = (
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/comm")
-        if sleepers.comm(int(path.parent.name)) == "zp-responder"
-    )
     return found
 
 
