@@ -181,14 +181,18 @@ def http_answer(answer: Answer) -> bytes:
 
 
 def health_service(data: bytes) -> str:
-    """Read the name in a HealthCheckRequest that came over gRPC; "" for none.
+    """Read the name in a HealthCheckRequest that came over gRPC, its only field; "" for none.
 
-    Of grpc/health/v1/health.proto, with a length of less than 128; longer names are not compared.
+    Of grpc/health/v1/health.proto. The length is a varint (protobuf.dev/programming-guides/encoding).
     """
-    message = data[5:]
-    if len(message) < 2 or message[0] != 0x0A or message[1] > 0x7F:
+    message, length = data[5:], 0
+    if not message.startswith(b"\x0a"):
         return ""
-    return message[2 : 2 + message[1]].decode(errors="replace")
+    for at, byte in enumerate(message[1:4]):
+        length |= (byte & 0x7F) << 7 * at
+        if byte < 0x80:
+            return message[at + 2 :][:length].decode(errors="replace")
+    return ""
 
 
 def health_answer(answer: Answer) -> bytes:

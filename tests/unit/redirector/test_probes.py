@@ -123,6 +123,7 @@ def test_health_messages():
     assert probes.health_answer(Answer.NO) == b"\0\0\0\0\2\x08\2"
     assert probes.health_service(b"\0\0\0\0\4\x0a\2db") == "db"
     assert probes.health_service(b"\0\0\0\0\0") == ""
+    assert probes.health_service(b"\0\0\0\0\0\x0a") == ""
     assert probes.health_service(b"") == ""
 
 
@@ -130,3 +131,13 @@ def test_rules_travel():
     """As JSON, and back."""
     for rules in (Rules(), Rules((READY, GRPC), Fitness.ALIVE)):
         assert Rules.decoded(rules.encoded()) == rules
+
+
+@pytest.mark.parametrize("length", [1, 127, 128, 300, 20000])
+def test_a_service_may_have_a_long_name(length):
+    """Compared wrongly, its liveness probe would fail and the container be restarted."""
+    name, size = "s" * length, b""
+    while length > 127:
+        size, length = size + bytes([length & 127 | 128]), length >> 7
+    message = b"\x0a" + size + bytes([length]) + name.encode()
+    assert probes.health_service(b"\0" + len(message).to_bytes(4) + message) == name
