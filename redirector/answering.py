@@ -37,7 +37,7 @@ _HERE = Path(__file__).parent
 _SOURCES = ("responder.py", "health.py", "maker.py", "probes.py")
 _CONTROL_FD = 200
 _PATIENCE = 5.0
-_TRIES = 8  # to find a port that is free for both families
+_TRIES = 64  # to find a port that is free for both families; those that were tried are kept from being found again
 _CERTIFICATE_DAYS = "36500"
 
 
@@ -70,10 +70,15 @@ class Answering:
                 return {"responder": self._pid, "responder-maker": int(pid)}
         return {"responder": self._pid}
 
-    def listen(self, pod: str, inside: Inside) -> int:
+    def listen(self, pod: str, inside: Inside, held: Callable[[], Collection[int]]) -> int:
         """Return the port on which the responder listens in a pod, 0 if it does not.
 
         Without it probes wait and wake like everybody's connections.
+
+        Args:
+            pod: Its sandbox.
+            inside: Calls a function in its network.
+            held: Returns ports that are free only because somebody sleeps who wants them back.
         """
         if not self._ear.hears:
             return 0
@@ -82,7 +87,8 @@ class Answering:
             self._pid = found["pid"]
             if found["port"]:
                 return int(found["port"])
-            fds = inside(_listeners)
+            others = held()
+            fds = inside(lambda: _listeners(others))
             try:
                 return int(self._ask({"do": "listen", "pod": pod}, fds)["port"])
             finally:
@@ -94,7 +100,11 @@ class Answering:
 
     def tell(self, pod: str, rules: Mapping[int, Rules]) -> None:
         """Say what to answer on these ports of a pod."""
-        encoded = {str(port): one.encoded() for port, one in rules.items()}
+        # Together what is the same: a message has an end, and probes may be long.
+        ports: dict[Rules, list[int]] = {}
+        for port, one in rules.items():
+            ports.setdefault(one, []).append(port)
+        encoded = [{"ports": those, **one.encoded()} for one, those in ports.items()]
         self._send({"do": "rules", "pod": pod, "rules": encoded})
 
     def leave(self, pod: str) -> None:
@@ -254,7 +264,7 @@ def _call(path: Path, order: Mapping[str, Any], fds: Collection[int]) -> dict[st
     return answer
 
 
-def _listeners() -> list[int]:
+def _listeners(others: Collection[int]) -> list[int]:
     """Return listeners in the thread's network namespace, of one port, for connections that the programs assign.
 
     Nobody else can ask for them, neither from outside nor from a container of the pod: one that could keep them busy would
@@ -266,6 +276,8 @@ def _listeners() -> list[int]:
             found = [first]
             try:
                 port = first.getsockname()[1]
+                if port in others:
+                    continue
                 found.append(opened.enter_context(_listener(socket.AF_INET6, NOWHERE[1], port)))
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:

@@ -242,7 +242,12 @@ class Pod:
         """The port of the listener that answers the kubelet, 0 if it is not."""
         if self._answering is None or not self._state.tells_calls:
             return 0
-        return self._answering.listen(self.sandbox_id, self._inside)
+        return self._answering.listen(self.sandbox_id, self._inside, self._held_ports)
+
+    def _held_ports(self) -> set[int]:
+        """TCP ports whose owners sleep."""
+        slot, table = self._state.slot.number, self._state.registry.maps.ports
+        return {key.port for key, _ in table.items() if (key.slot, key.proto) == (slot, "tcp")}
 
     def answer(self, rules: Mapping[int, Rules]) -> None:
         """Say what the kubelet is told on these TCP ports while they are held."""

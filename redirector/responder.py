@@ -271,8 +271,8 @@ class Responder:
             case "rules":
                 place = self._places.get(order["pod"])
                 if place is not None:
-                    for port, rules in order["rules"].items():
-                        place.rules[int(port)] = Rules.decoded(rules)
+                    for rules in order["rules"]:
+                        place.rules |= dict.fromkeys(rules["ports"], Rules.decoded(rules))
             case "leave":
                 self._leave(order["pod"])
             case "keep":

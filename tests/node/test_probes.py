@@ -401,6 +401,23 @@ def test_a_neighbour_is_let_in_and_its_probes_are_its_own(pods: Pods, kubelet: K
     assert awake.info()["state"] == "RUNNING"
 
 
+def test_a_new_responder_leaves_who_sleeps_his_port(pods: Pods, kubelet: Kubelet) -> None:
+    """It is free as long as he does, and he opens it again when he wakes."""
+    one = web(pods, "1h")
+    before = listening(one)
+    one.sleep()
+    former = sleepers.helpers()["responder"]
+    enter = ["nsenter", "-t", str(one.pid), "-n", "sysctl", "-qw"]
+    subprocess.run([*enter, f"net.ipv4.ip_local_port_range={WEB - 1} {WEB + 1}"], check=True)
+    os.kill(former, signal.SIGKILL)
+    cri.until(lambda: not sleepers.alive(former), 10)
+    cri.until(lambda: sleepers.helpers().get("responder", former) != former, 30)
+    cri.until(lambda: listening(one), 30)
+    assert not listening(one) & before
+    assert fetch(one.ip) == "page"
+    assert one.reach("RUNNING")["failed_wakes"] == 0
+
+
 def listening(one: Sleeper) -> set[int]:
     """TCP ports that somebody listens on in its pod."""
     lines = Path(f"/proc/{one.pid}/net/tcp").read_text().splitlines()[1:]
