@@ -95,7 +95,7 @@ class Answering:
                 for fd in fds:
                     os.close(fd)
         except (OSError, KeyError, ValueError, AnsweringError) as error:
-            log.warning("responder.failed pod=%s reason=%s", pod, error)
+            log.warning("responder.failed", extra={"pod": pod, "reason": str(error)})
             return 0
 
     def tell(self, pod: str, rules: Mapping[int, Rules]) -> None:
@@ -127,7 +127,7 @@ class Answering:
                 pass  # it has gone
             except (OSError, ValueError) as error:
                 # Without its path nobody could ever tell it again.
-                log.warning("responder.unretired path=%s reason=%s", path, error)
+                log.warning("responder.unretired", extra={"path": str(path), "reason": str(error)})
                 continue
             path.unlink(missing_ok=True)
             path.with_suffix(".log").unlink(missing_ok=True)
@@ -144,7 +144,9 @@ class Answering:
             try:
                 _call(self._path, order, ())
             except (OSError, ValueError) as error:
-                log.warning("responder.unreachable order=%s reason=%s", order["do"], error)
+                log.warning(
+                    "responder.unreachable", extra={"order": order["do"], "reason": str(error)}
+                )
 
     def _ask(self, order: Mapping[str, Any], fds: Collection[int] = ()) -> dict[str, Any]:
         with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
@@ -199,7 +201,7 @@ class Answering:
         with contextlib.suppress(PermissionError):  # without CAP_SYS_RESOURCE
             Path(f"/proc/{self._pid}/oom_score_adj").write_text("-1000")
         os.close(place)  # it goes on, and may have children
-        log.info("responder.start pid=%d tls=%s", self._pid, bool(certificate))
+        log.info("responder.started", extra={"pid": self._pid, "tls": bool(certificate)})
 
     def _spawn(self, argv: list[str], control: int, waits: int) -> int:
         search = [str(pins.SOURCES.parent), os.environ.get("PYTHONPATH", "")]
@@ -244,7 +246,9 @@ class Answering:
             draft.write_bytes(key.read_bytes() + signed.read_bytes())
             draft.rename(path)
         except OSError as error:
-            log.warning("responder.no_tls reason=%s effect=HTTPS probes wake", error)
+            log.warning(
+                "responder.no_tls", extra={"reason": str(error), "effect": "HTTPS probes wake"}
+            )
             return ""
         finally:
             key.unlink(missing_ok=True)
