@@ -44,6 +44,9 @@ def parts(run: Run, number: int) -> Tuple[Run, ...]:
     )
 
 
+#: Everything pure.
+UNIT = (Run("unit", folder="tests/unit"),)
+
 #: The C programs themselves, in namespaces that the tests make.
 SUPERVISOR = (Run("supervisor", folder="tests/supervisor", zeropod=False),)
 

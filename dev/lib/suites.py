@@ -130,22 +130,16 @@ class Suites:
 
     def unit(self) -> List[Result]:
         """Everything pure, without privileges."""
-        more = renderers.layer(self.environment.cache)
-        return [self._pytest_inside("unit", ["tests/unit"], through=UNPRIVILEGED, more=more)]
+        return self._at_once(runs.UNIT, Suites._unprivileged)
 
-    def _pytest_inside(
-        self,
-        name: str,
-        paths: List[str],
-        through: Sequence[str] = (),
-        more: Optional[Path] = None,
-    ) -> Result:
+    def _unprivileged(self, run: Run) -> Result:
         folder = Path(tempfile.mkdtemp(prefix="zeropod-test-"))
         try:
             folder.chmod(0o777)
-            words = [*through, *self._pytest(paths, "/out/junit.xml")]
+            words = [*UNPRIVILEGED, *self._pytest([run.folder], "/out/junit.xml")]
+            more = renderers.layer(self.environment.cache)
             status = self._inside(words, binds={"/out": folder}, more=more)
-            return report.read(name, folder / "junit.xml", status)
+            return report.read(run.name, folder / "junit.xml", status)
         finally:
             shutil.rmtree(folder)
 
