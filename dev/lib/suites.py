@@ -288,7 +288,7 @@ class Suites:
         """Tests on this machine's own Python; pytest need not be there."""
         if self._elsewhere(folder):
             return []
-        suite = unittest.defaultTestLoader.discover(str(host.REPOSITORY / folder))
+        suite = unittest.TestLoader().discover(str(host.REPOSITORY / folder))
         count = suite.countTestCases()
         outcome = unittest.TextTestRunner(stream=sys.stderr, verbosity=2).run(suite)
         failed = len(outcome.failures) + len(outcome.errors)
