@@ -105,9 +105,17 @@ class Watch:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOOK if self._heard else SEARCH)
-            before = self.heard
-            await loop.run_in_executor(None, self.look)
-            await loop.run_in_executor(None, self._looked, self.heard and not before)
+            await loop.run_in_executor(None, self.again)
+
+    def again(self) -> None:
+        """A further look, after which others see to what depends on it. Blocking."""
+        before = self.heard
+        try:
+            self.look()
+            self._looked(self.heard and not before)
+        except Exception:
+            # A pod that goes meanwhile must not be what ends all further looks.
+            log.exception("kubelet.broke")
 
     def _inodes(self) -> dict[Path, int]:
         found = {}

@@ -94,3 +94,18 @@ def test_it_is_followed(tmp_path):
     watch.look()
     assert ear.puts == [[group], [group]]
     assert watch.heard
+
+
+def test_a_look_that_breaks_is_not_the_last(tmp_path):
+    """What depends on it may fail for a pod that is just going; the next look is made all the same."""
+    looks = []
+
+    def looked(anew):
+        looks.append(anew)
+        raise OSError("the pod is gone")
+
+    watch = kubelet.Watch(str(tmp_path), SimpleNamespace(put=lambda _: None), looked)
+    watch.again()
+    watch.again()
+
+    assert looks == [True, False]
