@@ -72,6 +72,9 @@ class Layer:
         if "/" in name:
             self.folder(posixpath.dirname(name))
         self.seen.add(name)
+        self._write(name, kind, mode, data, link, uid)
+
+    def _write(self, name: str, kind: bytes, mode: int, data: bytes, link: str, uid: int) -> None:
         info = tarfile.TarInfo(name)
         info.type, info.mode, info.linkname, info.size = kind, mode, link, len(data)
         info.uid = info.gid = uid

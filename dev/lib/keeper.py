@@ -34,21 +34,17 @@ PATIENCE = 40.0
 DAEMON_SOCKET = "/run/zeropod/zeropod.sock"
 NRI_SOCKET = "/nri/nri.sock"
 
-CONTAINERD = """\
-version = 2
-[plugins."io.containerd.nri.v1.nri"]
-  disable = false
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "zeropod.dev/pause:1"
-  restrict_oom_score_adj = %(restrict)s
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-    conf_dir = "/etc/cni/net.d"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
+#: A distribution's, with what the installer would add.
+CONTAINERD = (
+    cluster_services.CONTAINERD
+    + """\
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.zeropod]
     runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.nri.v1.nri"]
+  disable = false
 """
+)
 
 CNI = {
     "cniVersion": "1.0.0",

@@ -67,15 +67,7 @@ class Folder(images.Layer):
         super().__init__(rootfs)
         self.target = target
 
-    def _put(
-        self, name: str, kind: bytes, mode: int, data: bytes = b"", link: str = "", uid: int = 0
-    ) -> None:
-        name = name.strip("/")
-        if not name or name in self.seen:
-            return
-        if "/" in name:
-            self.folder(posixpath.dirname(name))
-        self.seen.add(name)
+    def _write(self, name: str, kind: bytes, mode: int, data: bytes, link: str, uid: int) -> None:
         path = self.target / name
         if kind == images.tarfile.SYMTYPE:
             path.symlink_to(link)

@@ -10,9 +10,10 @@ import tempfile
 import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Callable, List, Mapping, Optional, Sequence
+from typing import Callable, Iterator, List, Mapping, Optional, Sequence
 
 from dev.lib import (
     cluster,
@@ -225,20 +226,31 @@ class Suites:
 
     def on_node(self, run: Run) -> Result:
         """Starts a node, runs tests on it, ends it."""
-        # Two test runs at once must not share a node.
-        name = "-".join(["test", *run.name.replace("/", " ").split(), str(os.getpid())])
-        node = Node(self.environment.cache, name.replace(".", "-"))
-        try:
+        with self._node(run) as node:
             node.start(self.environment, variant=run.containerd, zeropod=run.zeropod)
             words = self._pytest([run.folder], "/var/log/node/junit.xml", ["-vv", *run.options()])
             entry = node.entry(words, cwd="/src", slower=self.slower)
-            status, _ = process.follow(entry, run.name)
-            result = report.read(run.name, node.state / "log/node/junit.xml", status)
-            if result.failed or result.problem:
-                node.report()
-            return result
+            return self._followed(run, node, entry, "log/node/junit.xml")
+
+    @contextmanager
+    def _node(self, run: Run) -> Iterator[Node]:
+        """A node for one run, ended afterwards: two test runs at once must not share one."""
+        name = "-".join(["test", *run.name.replace("/", " ").split(), str(os.getpid())])
+        node = Node(self.environment.cache, name.replace(".", "-"))
+        try:
+            yield node
         finally:
             node.stop()
+
+    def _followed(
+        self, run: Run, node: Node, command: Sequence[process.Argument], junit: str
+    ) -> Result:
+        """Runs pytest to its end; its result, with the node's logs if something failed."""
+        status, _ = process.follow(command, run.name)
+        result = report.read(run.name, node.state / junit, status)
+        if result.failed or result.problem:
+            node.report()
+        return result
 
     def _in_machine(self, run: Run) -> Result:
         """The same in a virtual machine: `guest.tests` goes on with `on_node`."""
@@ -264,20 +276,13 @@ class Suites:
 
     def _on_cluster(self, run: Run) -> Result:
         """Starts a cluster, runs tests that go through its API, ends it."""
-        name = "-".join(["test", *run.name.split(), str(os.getpid())]).replace(".", "-")
-        node, environment = Node(self.environment.cache, name), self.environment
-        try:
+        environment = self.environment
+        with self._node(run) as node:
             node.start(environment, variant=run.containerd, zeropod=False, kubernetes=True)
             cluster.load(node, environment)
-            words = [*self._pytest([run.folder], "/out/junit.xml"), "-vv", *run.options()]
+            words = self._pytest([run.folder], "/out/junit.xml", ["-vv", *run.options()])
             with cluster.tests(node, environment, words) as command:
-                status, _ = process.follow(command, run.name)
-            result = report.read(run.name, node.state / "log/out/junit.xml", status)
-            if result.failed or result.problem:
-                node.report()
-            return result
-        finally:
-            node.stop()
+                return self._followed(run, node, command, "log/out/junit.xml")
 
     def _elsewhere(self, folder: str) -> bool:
         """Whether tests were named and none of them is in this folder."""
