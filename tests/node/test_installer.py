@@ -146,6 +146,16 @@ def serves(runtime: cri.Runtime) -> None:
     cri.until(answers, 30)
 
 
+OURS = {
+    """\
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.zeropod]
+    runtime_type = "io.containerd.runc.v2"
+""": "",
+    "disable = false": "disable = true",
+}
+"""What a node of ours has in its configuration that a bare one has not; NRI is on by default in containerd 2."""
+
+
 @pytest.fixture
 def bare(pods: Callable[..., cri.Pod], runtime: cri.Runtime) -> Iterator[Callable[..., cri.Pod]]:
     """The node as it was before anybody installed something: no NRI, no runtime of ours, no daemon."""
@@ -155,8 +165,10 @@ def bare(pods: Callable[..., cri.Pod], runtime: cri.Runtime) -> Iterator[Callabl
     cri.until(lambda: not sleepers.alive(daemon), 60)
     config = Path("/etc/containerd/config.toml")
     before = config.read_text()
-    section = '  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.zeropod]'
-    plain = before.partition(section)[0].replace("disable = false", "disable = true")
+    plain = before
+    for ours, theirs in OURS.items():
+        assert plain.count(ours) == 1, ours
+        plain = plain.replace(ours, theirs)
     config.write_text(plain)
     restart(runtime)
 
