@@ -50,6 +50,7 @@ enum {
 	STACK = 64 << 10, // of the tracer
 	MOST_SOCKETS = 65536,
 	FIRST_KEPT = 1024, // their duplicates are far from the numbers that criu uses
+	ROOM = 4096, // for descriptors before the table has to grow
 	REPAIR_OFF = -1, // TCP_REPAIR_OFF_NO_WP: a probe would be a frame that nobody expects
 };
 
@@ -360,6 +361,16 @@ static void raise_limit(void)
 	}
 }
 
+// A table of descriptors that is shared grows after a grace period of RCU only (linux/fs/file.c, expand_fdtable), 10 to 20 ms
+// for which the application would stand still. So it grows before.
+static void make_room(int any)
+{
+	int fd = fcntl(any, F_DUPFD_CLOEXEC, ROOM - 1);
+
+	if (fd >= 0)
+		close(fd);
+}
+
 // Starts a process beside criu, whose memory and descriptors are the same. Returns its pid, or -1 with errno.
 static pid_t start(int (*function)(void *), const char *name)
 {
@@ -390,6 +401,7 @@ int tracer_begin(void)
 	if (undo_begin() < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
 		return -1;
 	raise_limit();
+	make_room(ends[0]);
 	tracer_bell = ends[1];
 	tracer_criu = (int)call(__NR_pidfd_open, getpid(), 0, 0, 0, 0);
 	sigemptyset(&children);
