@@ -21,9 +21,9 @@ from checkpointer import (
 from checkpointer.declared import Declared, unknown
 from checkpointer.doze import Dozes
 from checkpointer.tally import Tally
-from redirector import datapath
 from redirector.endpoints import Port
 from redirector.hold import Hold
+from redirector.pod import Pod
 from redirector.probes import Rules
 
 
@@ -75,7 +75,7 @@ class Container:
     """
 
     record: containers.Record
-    pod: datapath.Pod
+    pod: Pod
     life: lifecycle.Life = dataclasses.field(default_factory=lifecycle.Life)
     since: float = dataclasses.field(default_factory=time.time)
     active: float = dataclasses.field(default_factory=time.monotonic)

@@ -33,8 +33,11 @@ know them, too (`assign` in bpf/datapath.c)."""
 Inside = Callable[[Callable[[], list[int]]], list[int]]
 """Calls a function in a pod's network namespace."""
 
-_HERE = Path(__file__).parent
-_SOURCES = ("responder.py", "health.py", "maker.py", "probes.py")
+HERE = Path(__file__).parent
+
+SOURCES = ("responder.py", "conversation.py", "health.py", "maker.py", "probes.py")
+"""What the responder consists of. One that was started from others is another version's."""
+
 _CONTROL_FD = 200
 _PATIENCE = 5.0
 _TRIES = 64  # to find a port that is free for both families; those that were tried are kept from being found again
@@ -56,8 +59,8 @@ class Answering:
         self._adopt = adopt
         self._pid = 0
         digest = hashlib.sha256()
-        for name in _SOURCES:
-            digest.update((_HERE / name).read_bytes())
+        for name in SOURCES:
+            digest.update((HERE / name).read_bytes())
         self._path = directory / f"{digest.hexdigest()[:12]}.sock"
 
     def pids(self) -> dict[str, int]:

@@ -12,8 +12,9 @@ from node.datapath_lab import (
     Lab,
 )
 
-from redirector.datapath import Datapath, Pod
+from redirector.datapath import Datapath
 from redirector.hold import Hold
+from redirector.pod import Pod
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from node.datapath_lab import (
     wake_of,
 )
 
-from redirector.datapath import Pod
 from redirector.endpoints import Port
 from redirector.hold import Hold
 from redirector.ignored import Ignored
+from redirector.pod import Pod
 
 # -- activity -------------------------------------------------------------------------------------
 

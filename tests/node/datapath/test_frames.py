@@ -27,9 +27,10 @@ from node.datapath_lab import (
     wake_of,
 )
 
-from redirector.datapath import Datapath, Pod
+from redirector.datapath import Datapath
 from redirector.endpoints import Others
 from redirector.hold import Hold
+from redirector.pod import Pod
 from redirector.settings import Settings
 
 # -- datagrams ------------------------------------------------------------------------------------

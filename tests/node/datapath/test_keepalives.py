@@ -28,9 +28,10 @@ from node.datapath_lab import (
 )
 
 from redirector import segments
-from redirector.datapath import Datapath, Pod
+from redirector.datapath import Datapath
 from redirector.endpoints import Connection, Port, Stream
 from redirector.hold import Hold
+from redirector.pod import Pod
 from redirector.raw import Raw
 
 with_and_without_timestamps = pytest.mark.parametrize(

@@ -31,10 +31,11 @@ from node.datapath_lab import (
 )
 
 from bpf.pins import Pins
-from redirector.datapath import Datapath, Pod
+from redirector.datapath import Datapath
 from redirector.endpoints import Others, Port
 from redirector.errors import BusyError
 from redirector.hold import Hold
+from redirector.pod import Pod
 
 # -- siblings -------------------------------------------------------------------------------------
 
