@@ -72,7 +72,7 @@ class Actor:
     def watch(self) -> None:
         """Begin: hold the packets of what is asleep, look at the activity of what runs."""
         if self.container.life.state is State.ASLEEP:
-            self.container.tally.asleep_since = time.time()
+            self.container.tally.asleep_since = time.monotonic()
             self._doorbell.listen()
         elif self.container.life.state is State.RUNNING:
             self._lookout.look_in(0.0)
@@ -163,7 +163,8 @@ class Actor:
 
     def _count(self, before: lifecycle.Life, event: lifecycle.Event) -> None:
         tally, times = self.container.tally, self.container.times
-        tally.note(before, event, self.container.life, time.time())
+        after = self.container.life
+        tally.note(before, event, after, epoch=time.time(), ticks=time.monotonic())
         match event:
             case lifecycle.Slept():
                 tally.checkpoints.add(times.total(times.sleep) / 1e3)

@@ -69,7 +69,7 @@ class Tally:
         wake_failures: Restores that failed, by kind of reason.
         held: Wakes that had to wait for room, by kind of reason; each is counted once however long it waits.
         asleep: Seconds asleep, without the sleep that lasts.
-        asleep_since: Epoch seconds of the sleep that lasts, or of being found asleep; 0 = awake.
+        asleep_since: When the sleep that lasts began, or was found, by a clock that nobody sets; 0 = awake.
         dropped: Frames given up by holds that have ended.
         answered: Keepalives that were answered during those.
     """
@@ -90,20 +90,23 @@ class Tally:
     dropped: int = 0
     answered: int = 0
 
-    def note(self, before: Life, event: lifecycle.Event, after: Life, now: float) -> None:
+    def note(
+        self, before: Life, event: lifecycle.Event, after: Life, *, epoch: float, ticks: float
+    ) -> None:
         """Count what an event meant.
 
         Args:
             before: The life that the event found.
             event: What happened.
             after: The life that it made.
-            now: Epoch seconds.
+            epoch: Seconds since the epoch.
+            ticks: Seconds on a clock that nobody sets.
         """
         if after is before:
             return  # it meant nothing any more
         match event:
             case lifecycle.Slept():
-                self.slept_at = self.asleep_since = now
+                self.slept_at, self.asleep_since = epoch, ticks
             case lifecycle.Froze():
                 self.frozen[event.kind] += 1
             case lifecycle.SleepCalledOff(cause):
@@ -118,14 +121,14 @@ class Tally:
                 self.held[event.kind] += 1
             case lifecycle.Woke():
                 self.wakes[after.cause] += 1
-                self.woke_at = now
-                self.asleep, self.asleep_since = self.asleep_until(now), 0.0
+                self.woke_at = epoch
+                self.asleep, self.asleep_since = self.asleep_until(ticks), 0.0
             case _:
                 pass
 
-    def asleep_until(self, now: float) -> float:
-        """Seconds asleep until a moment (epoch seconds), the sleep that lasts included."""
-        return self.asleep + (now - self.asleep_since if self.asleep_since else 0.0)
+    def asleep_until(self, ticks: float) -> float:
+        """Seconds asleep until a moment, the sleep that lasts included."""
+        return self.asleep + (ticks - self.asleep_since if self.asleep_since else 0.0)
 
 
 @dataclasses.dataclass(slots=True)

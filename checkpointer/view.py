@@ -24,7 +24,7 @@ def view(
         managed: Those that have an actor.
         plugin: Whether the plugin has reported.
     """
-    now = time.time()
+    now = time.monotonic()
     disk = os.statvfs(engine.store.root)
     return View(
         samples=[_sample(container, now) for container in managed],

@@ -34,7 +34,7 @@ def tallied(*events):
     for event in events:
         before = life
         life, _ = lifecycle.step(life, event)
-        tally.note(before, event, life, 17.0)
+        tally.note(before, event, life, epoch=17.0, ticks=3.0)
     return tally
 
 

@@ -14,7 +14,7 @@ def after(*events, start=State.RUNNING):
     for second, event in enumerate(events):
         before = life
         life, _ = lifecycle.step(life, event)
-        tally.note(before, event, life, 1000.0 + second)
+        tally.note(before, event, life, epoch=1000.0 + second, ticks=float(second + 1))
     return tally
 
 
@@ -40,6 +40,19 @@ def test_a_sleep_and_a_wake_are_counted_with_their_cause_and_moment():
 
     assert (tally.slept_at, tally.woke_at) == (1001.0, 1004.0)
     assert tally.wakes == {"tcp-connect": 1}
+
+
+def test_a_clock_that_is_set_back_takes_no_time_asleep_away():
+    """A counter that falls is a restart to Prometheus, which counts all of it again."""
+    life, tally = Life(State.SLEEPING), Tally()
+    after = lifecycle.step(life, lifecycle.Slept())[0]
+    tally.note(life, lifecycle.Slept(), after, epoch=1000.0, ticks=50.0)
+    assert tally.asleep_until(60.0) == 10.0
+    life = lifecycle.step(after, lifecycle.WakeAsked("exec"))[0]
+    awake = lifecycle.step(life, lifecycle.Woke())[0]
+    tally.note(life, lifecycle.Woke(), awake, epoch=400.0, ticks=70.0)
+
+    assert (tally.woke_at, tally.asleep_until(99.0)) == (400.0, 20.0)
 
 
 def test_what_goes_wrong_is_counted_by_kind():
