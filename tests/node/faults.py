@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from node import sleepers
+from node.scrapes import counted
 
 from checkpointer import settings
 from dev import cri
@@ -126,7 +127,19 @@ def refused(one: sleepers.Sleeper, kind: str) -> str:
     assert (now["state"], now["kind"]) == ("RUNNING", kind), now
     assert now["reason"] in one.why()
     assert one.supervisor() == "run"
+    told = {
+        "refused": "zeropod_sleeps_refused_total",
+        "sleep-failed": "zeropod_sleep_failures_total",
+    }
+    counted(one, told[now["cause"]], reason=kind)
     return str(caught.value)
+
+
+def held(one: sleepers.Sleeper, kind: str, seconds: float = 3.0) -> None:
+    """See that its wake waits, for a reason of this kind, and does not fail for so long."""
+    cri.until(lambda: one.info()["kind"] == kind, 30)
+    assert not no_failure(one, seconds)
+    counted(one, "zeropod_wakes_held_total", reason=kind)
 
 
 def no_failure(one: sleepers.Sleeper, seconds: float) -> str:

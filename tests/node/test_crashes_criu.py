@@ -24,6 +24,7 @@ from node.crashes import (
     kill,
     moments,
 )
+from node.scrapes import counted
 
 from dev import cri
 from ttrpc.errors import TtrpcError
@@ -146,6 +147,7 @@ def test_page_daemon_killed(pods: Pods) -> None:
         if killed >= 2:  # a drain takes a tenth of a second, and has to be caught
             break
     assert killed
+    counted(one, "zeropod_wake_failures_total", reason="page-daemon")
     one.unharmed()
 
 

@@ -113,6 +113,13 @@ def test_a_deleted_pod_leaves_nothing(pods: Pods, runtime: cri.Runtime) -> None:
         started.append(in_background(lambda: one.ask("1", timeout=3)))
         cri.until(lambda: one.info()["failed_wakes"] > 0, 30)
 
+    def held(one: Sleeper) -> None:
+        one.ask("memory.update(ballast=os.urandom(40 << 20)) or 1")
+        one.sleep()
+        one.container.update(memory=16 << 20)
+        started.append(in_background(lambda: one.ask("1", timeout=3)))
+        cri.until(lambda: one.info()["kind"] == "no-room-container", 30)
+
     def draining(one: Sleeper) -> None:
         one.ask("memory.update(ballast=os.urandom(120 << 20)) or 1")
         one.sleep()
@@ -126,6 +133,7 @@ def test_a_deleted_pod_leaves_nothing(pods: Pods, runtime: cri.Runtime) -> None:
         waking,
         waking,
         failing,
+        held,
         draining,
     ):
         started: list[threading.Thread] = []

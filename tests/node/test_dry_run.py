@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from node import sleepers
+from node.scrapes import Series
 
 from dev import cri
 from ttrpc.errors import TtrpcError
@@ -71,6 +72,7 @@ def test_nothing_sleeps(pods: Pods) -> None:
     found = one.info()
     assert (found["state"], found["sleeps"], found["would_sleeps"]) == ("RUNNING", 0, 1)
     assert 50 << 20 < found["would_save_bytes"] < 90 << 20
+    assert 50 << 20 < (Series(one).value("zeropod_dry_run_memory_bytes") or 0) < 90 << 20
     assert one.supervisor() == "run"
     assert not one.image().exists()
     why = one.why()
@@ -106,6 +108,10 @@ def test_each_cause_of_a_wake(pods: Pods) -> None:
         would_sleep(one)
     assert one.info()["would_sleeps"] == 5
     assert one.info()["wakes"] == 0
+    series = Series(one)
+    assert series.value("zeropod_dry_run_scale_downs_total") == 5
+    for cause in ("tcp-data", "tcp-connect", "udp", "exec"):
+        assert series.value("zeropod_dry_run_would_restores_total", cause=cause) == 1
     one.unharmed()
 
 

@@ -13,8 +13,8 @@ from node.faults import (
     STATE,
     Pods,
     flags,
+    held,
     no_bytes,
-    no_failure,
     no_inodes,
     refused,
     settle,
@@ -83,8 +83,7 @@ def test_the_containers_disk_is_full_at_the_wake(pods: Pods, tmp_path: Path) -> 
             one.sleep()
             with no_bytes(tmp_path):
                 talk.send("f.seek(0), len(f.read())")
-                cri.until(lambda: one.info()["kind"] == "disk-full", 30)
-                assert not no_failure(one, 4)
+                held(one, "disk-full", 4)
                 assert one.state == "WAKING"
                 assert "free space" in one.why()
             assert talk.answer() == [0, 65536]
@@ -102,8 +101,7 @@ def test_a_disk_that_is_read_only(pods: Pods) -> None:
             subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
             try:
                 talk.send("memory['a']")
-                cri.until(lambda: one.info()["kind"] == "image-unwritable", 30)
-                assert not no_failure(one, 3)
+                held(one, "image-unwritable")
                 assert "Read-only file system" in one.why()
             finally:
                 subprocess.run(["mount", "-o", "remount,rw", disk], check=True)

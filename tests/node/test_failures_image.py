@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from node import sleepers
 from node.faults import STATE, Pods, restart_daemon
+from node.scrapes import counted
 
 from checkpointer import manifest
 from dev import cri
@@ -54,6 +55,7 @@ def test_a_damaged_image(pods: Pods, pattern: str, spoil: Callable[[bytes], byte
         talk.send("memory['a']")
         cri.until(lambda: one.info()["failed_wakes"] >= 2, 30)
         assert one.info()["kind"] == "image-corrupt"
+        counted(one, "zeropod_wake_failures_total", reason="image-corrupt")
         assert file.name in one.why()
         assert (one.image() / "restore.log").stat().st_size == 0
         file.write_bytes(good)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from node import sleepers
-from node.faults import Pods, flags, no_failure
+from node.faults import Pods, flags, held
 
 from checkpointer import cgroups, processes
 from dev import cri
@@ -40,8 +40,7 @@ def test_a_limit_that_leaves_no_room(pods: Pods, level: str) -> None:
         limit.write_text(str(12 << 20))
         try:
             talk.send("memory['a'], len(ballast)")
-            cri.until(lambda: one.info()["kind"] == f"no-room-{level}", 30)
-            assert not no_failure(one, 3)
+            held(one, f"no-room-{level}")
             assert str(limit.parent) in one.why()
             one.unharmed()
         finally:
@@ -60,8 +59,7 @@ def test_a_node_without_memory(pods: Pods) -> None:
         one.sleep()
         with flags("--disk-reserve", "1%", "--memory-reserve", "1Ti"):
             talk.send("memory['a']")
-            cri.until(lambda: one.info()["kind"] == "no-room-node", 30)
-            assert not no_failure(one, 3)
+            held(one, "no-room-node")
             assert "--memory-reserve keeps 1Ti" in one.why()
         assert talk.answer() == 1
     one.unharmed()
@@ -95,8 +93,7 @@ def test_a_pid_that_is_taken(pods: Pods) -> None:
                     lambda: "sleep" in map(sleepers.comm, sleepers.descendants(taker.pid)), 10
                 )
                 talk.send("memory['a']")
-                cri.until(lambda: one.info()["kind"] == "pid-taken", 30)
-                assert not no_failure(one, 3)
+                held(one, "pid-taken")
                 assert f"(sleep) is pid {pid} in the container" in one.why()
             finally:
                 for member in sleepers.descendants(taker.pid):

@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 import re
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from node import sleepers
-from prometheus_client import parser
+from node.scrapes import Series, families, scrape
 
 from dev import cri, patience
 
 Pods = Callable[..., cri.Pod]
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 ROOT = Path(__file__).parents[2]
-
-
-def scrape() -> Samples:
-    """Every series of the daemon."""
-    with urllib.request.urlopen("http://127.0.0.1:9419/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in parser.text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-class Series:
-    """The series of one container."""
-
-    def __init__(self, one: sleepers.Sleeper) -> None:
-        self.who = {
-            "namespace": one.container.pod.namespace,
-            "pod": one.container.pod.name,
-            "container": one.container.name,
-        }
-
-    def value(self, name: str, **labels: str) -> float | None:
-        return scrape().get((name, frozenset({**self.who, **labels}.items())))
-
-    def any(self) -> bool:
-        return any(self.who.items() <= dict(labels).items() for _, labels in scrape())
 
 
 @pytest.fixture
@@ -107,12 +77,28 @@ def test_an_unmanaged_container_is_counted(pods: Pods) -> None:
     )
 
 
-def test_the_document_names_every_series_of_a_live_node(asleep: Any) -> None:
-    """And with the labels it has."""
-    document = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]+) \|", document, re.MULTILINE)
-    known = {name: set() if labels == "-" else set(labels.split(", ")) for name, _, labels in rows}
-    for name, labels in scrape():
-        base = re.sub("_(bucket|sum|count)$", "", name)
-        own = {label for label, _ in labels} - {"le"}
-        assert own <= known[base] | {"version", "criu"}, name
+def test_document_dashboard_and_alerts_name_what_a_live_node_has(asleep: Any) -> None:
+    """The document all of its families with their types and labels, the others none that it has not."""
+    live = {family.name + SUFFIX.get(family.type, ""): family for family in families()}
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]+) \|", text("docs/metrics.md"), re.MULTILINE)
+    assert {name: kind for name, kind, _ in rows} == {
+        # In the plain format an info is a gauge that is 1.
+        name: "info" if name.endswith("_info") else family.type
+        for name, family in live.items()
+    }
+    for name, _, labels in rows:
+        known = {"version", "criu"} if name.endswith("_info") else set(labels.split(", ")) - {"-"}
+        for sample in live[name].samples:
+            assert set(sample.labels) - {"le"} == known, name
+    for path in ("manifests/monitoring/alerts.yaml", "manifests/monitoring/dashboard.json"):
+        used = set(re.findall(r"\bzeropod_[a-z_]+", text(path)))
+        assert {re.sub("_(bucket|sum|count)$", "", name) for name in used} <= set(live)
+
+
+#: What the parser leaves out of a family's name.
+SUFFIX = {"counter": "_total"}
+
+
+def text(path: str) -> str:
+    """A file of the repository."""
+    return (ROOT / path).read_text(encoding="utf-8")
