@@ -16,6 +16,7 @@ from node.engine import Striker, no_notes, runs_on, sleep, wake
 from checkpointer import dump, errors, lazy, restore, stall
 from checkpointer.dump import Frozen
 from checkpointer.images import Fence, Store
+from checkpointer.kinds import Kind
 from checkpointer.zygote import Zygotes
 
 POINTS = 24  # at which a process is killed
@@ -56,6 +57,7 @@ def struck_in_a_dump(
     assert failure.outcome is errors.Outcome.RUNNING, failure
     runs_on(app, store)
     if victim == "criu":
+        assert failure.kind is Kind.CRIU_KILLED, failure
         assert engine.belongings(app) == before
     return True
 
@@ -137,7 +139,7 @@ def hung_in_a_dump(zygotes: Zygotes, app: criu_lab.Application, store: Store, vi
         pytest.raises(errors.DumpError, match="in time") as caught,
     ):
         dump.dump(zygotes, app.container.target, store, frozen=no_notes, timeout=1.0)
-    assert caught.value.outcome is errors.Outcome.RUNNING
+    assert (caught.value.kind, caught.value.outcome) == (Kind.CRIU_HUNG, errors.Outcome.RUNNING)
     runs_on(app, store)
     assert engine.belongings(app) == before
 
@@ -158,7 +160,7 @@ def test_criu_killed_at_any_point_of_a_restore(
             except errors.RestoreError as error:
                 failure = error
         if failure is not None:
-            assert failure.retry, failure
+            assert (failure.kind, failure.retry) == (Kind.CRIU_KILLED, True), failure
             assert app.container.supervisor.application() is None
             assert image.fence_state() is Fence.NONE
             engine.wake_as_often_as_an_actor(zygotes, app, image)
@@ -177,7 +179,7 @@ def test_a_hung_criu_is_given_up_in_a_restore(
         pytest.raises(errors.RestoreError, match="in time") as caught,
     ):
         restore.restore(zygotes, app.container.target, image, timeout=1.0)
-    assert caught.value.retry
+    assert (caught.value.kind, caught.value.retry) == (Kind.CRIU_HUNG, True)
     wake(zygotes, app, image)
     assert app.intact()
 

@@ -11,6 +11,7 @@ from node import criu_lab, engine, sleepers
 
 from checkpointer import dump, errors, predump
 from checkpointer.images import Store
+from checkpointer.kinds import Kind
 from checkpointer.zygote import Zygotes
 from dev import cri
 
@@ -103,8 +104,9 @@ def test_a_hung_criu_is_given_up_in_a_pre_dump(
     with (
         engine.Striker(zygotes, app.container.pid, 0.0, signal.SIGSTOP),
         store.stage(app.container.id) as staged,
-        pytest.raises(errors.DumpError, match="in time"),
+        pytest.raises(errors.DumpError, match="in time") as caught,
     ):
         predump.write(zygotes, app.container.target, store, staged, timeout=2.0)
+    assert caught.value.kind is Kind.CRIU_HUNG
     engine.runs_on(app, store)
     assert engine.belongings(app) == before
