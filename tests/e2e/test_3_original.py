@@ -20,10 +20,20 @@ LATER = {"scaledown-duration": "8s"}
 LONG = 10.0
 
 
-@pytest.mark.parametrize("more", [{}, {"pre-dump": "true"}, {"disable-checkpointing": "true"}])
-def test_it_scales_down_and_answers(deploy: Callable[..., App], more: Mapping[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("more", "spec"),
+    [
+        pytest.param({}, {}, id="plain"),
+        pytest.param({}, {"runtimeClassName": "zeropod"}, id="runtimeclass"),
+        pytest.param({"pre-dump": "true"}, {}, id="pre-dump"),
+        pytest.param({"disable-checkpointing": "true"}, {}, id="no-checkpoint"),
+    ],
+)
+def test_it_scales_down_and_answers(
+    deploy: Callable[..., App], more: Mapping[str, str], spec: Mapping[str, str]
+) -> None:
     """A pod scales down and answers the next request; with and without pre-dump, and without a checkpoint."""
-    app = deploy(workloads.nginx(), annotations={**SOON, **more})
+    app = deploy(workloads.nginx(), annotations={**SOON, **more}, **spec)
     app.asleep()
     assert "nginx" in app.fetch()
     app.asleep()
@@ -110,16 +120,20 @@ def probe_of(**kind: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "probe",
+    ("serve", "probe"),
     [
-        pytest.param({"httpGet": {"path": "/", "port": 80}}, id="http"),
-        pytest.param({"tcpSocket": {"port": 80}}, id="tcp"),
-        pytest.param({"httpGet": {"path": "/?" + "x" * 1024, "port": 80}}, id="large"),
+        pytest.param(workloads.nginx, {"httpGet": {"path": "/", "port": 80}}, id="http"),
+        pytest.param(workloads.nginx, {"tcpSocket": {"port": 80}}, id="tcp"),
+        pytest.param(workloads.nginx, {"httpGet": {"path": "/?" + "x" * 1024, "port": 80}}, id="large"),
+        # One socket of IPv6 for both: the kubelet's address is a mapped one there.
+        pytest.param(workloads.web, {"httpGet": {"path": "/", "port": 80}}, id="mapped"),
     ],
-)
-def test_probes_do_not_wake(deploy: Callable[..., App], probe: Mapping[str, Any]) -> None:
+)  # fmt: skip
+def test_probes_do_not_wake(
+    deploy: Callable[..., App], serve: Callable[..., dict[str, Any]], probe: Mapping[str, Any]
+) -> None:
     """Kubelet's liveness probe each second: it scales down, stays so, is not restarted, and answers requests."""
-    app = deploy(workloads.nginx(livenessProbe=probe_of(**probe)), annotations=SOON)
+    app = deploy(serve("nginx", port=80, livenessProbe=probe_of(**probe)), annotations=SOON)
     app.asleep()
     wakes = app.info()["wakes"]
     time.sleep(LONG)

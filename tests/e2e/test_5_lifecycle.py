@@ -70,24 +70,33 @@ def test_a_deployment_is_rolled_out_asleep(deploy: Callable[..., App]) -> None:
     app.asleep()
 
 
-def test_the_daemon_set_is_upgraded(redis: App) -> None:
-    """New pods of ours take over what sleeps: it sleeps on, and wakes with its memory."""
-    wakes = redis.info()["wakes"]
+def strict() -> dict[str, Any]:
+    """A liveness probe that has a container restarted after four seconds."""
+    return {"httpGet": {"path": "/", "port": 80}, "periodSeconds": 2, "failureThreshold": 2}
+
+
+def test_the_daemon_set_is_upgraded(redis: App, deploy: Callable[..., App]) -> None:
+    """New pods of ours take over what sleeps: it sleeps on, its probes are answered, and it wakes with its memory."""
+    probed = deploy(workloads.nginx(livenessProbe=strict()), annotations=SOON)
+    probed.asleep()
+    redis.asleep()
+    wakes = redis.info()["wakes"], probed.info()["wakes"]
     before = {one["metadata"]["uid"] for one in product.pods()}
     words = ["-n", product.NAMESPACE, f"daemonset/{product.DAEMON_SET}"]
     kubectl.run("rollout", "restart", *words)
     product.rolled_out()
     assert not before & {one["metadata"]["uid"] for one in product.pods()}
     redis.asleep()
-    assert redis.info()["wakes"] == wakes
+    probed.asleep()
+    assert (redis.info()["wakes"], probed.info()["wakes"]) == wakes
     assert redis.redis("get", "key") == "kept"
-    assert redis.restarts() == 0
+    assert "nginx" in probed.fetch()
+    assert redis.restarts() == probed.restarts() == 0
 
 
 def test_probes_are_answered_while_we_are_away(deploy: Callable[..., App]) -> None:
     """Of a pod with a strict liveness probe nothing is restarted, though for half a minute the node has no zeropod."""
-    probe = {"httpGet": {"path": "/", "port": 80}, "periodSeconds": 2, "failureThreshold": 2}
-    app = deploy(workloads.nginx(livenessProbe=probe), annotations=SOON)
+    app = deploy(workloads.nginx(livenessProbe=strict()), annotations=SOON)
     app.asleep()
     node = app.object()["spec"]["nodeName"]
     kubectl.run("label", "node", node, f"{product.LABEL}-")

@@ -8,6 +8,18 @@ from e2e import apps, kubectl, nodes, product, workloads
 from e2e.apps import App
 
 
+def started() -> dict[tuple[str, str], str]:
+    """Of each container in the cluster that is not ours which run of it this is."""
+    return {
+        (one["metadata"]["uid"], status["name"]): status["containerID"]
+        for one in kubectl.items("pods", "-A")
+        if one["metadata"]["namespace"] != product.NAMESPACE
+        and not one["metadata"].get("deletionTimestamp")
+        for status in one["status"].get("containerStatuses", ())
+        if "running" in status["state"]
+    }
+
+
 def test_uninstalling_leaves_nothing(
     before: dict[str, list[str]], deploy: Callable[..., App]
 ) -> None:
@@ -19,8 +31,14 @@ def test_uninstalling_leaves_nothing(
     assert redis.redis("set", "key", "kept") == "OK"
     redis.asleep()
 
+    running = started()
+
     product.uninstall()
 
+    # Pods of tests before may have ended meanwhile.
+    now = {key: run for key, run in started().items() if key in running}
+    assert now == {key: running[key] for key in now}
+    assert len(now) > 3
     assert redis.redis("get", "key") == "kept"
     assert redis.restarts() == 0
     assert (

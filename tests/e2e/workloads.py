@@ -22,9 +22,9 @@ def container(name: str, image: str, *command: str, port: int = 0, **more: Any) 
     return found
 
 
-def nginx(name: str = "nginx", **more: Any) -> dict[str, Any]:
+def nginx(name: str = "nginx", port: int = 80, **more: Any) -> dict[str, Any]:
     """A web server that says what it is."""
-    return container(name, NGINX, port=80, **more)
+    return container(name, NGINX, port=port, **more)
 
 
 def web(name: str = "web", port: int = 8080, **more: Any) -> dict[str, Any]:
