@@ -9,6 +9,7 @@ import concurrent.futures
 import logging
 import time
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 
 from checkpointer import lifecycle, log
 from checkpointer.container import Container
@@ -84,7 +85,7 @@ class Actor:
         if self.container.life.state is State.RUNNING and not self.container.closing.is_set():
             self._lookout.look_in(0.0)
 
-    async def reach(self, states: set[State], timeout: float) -> State:
+    async def reach(self, states: AbstractSet[State], timeout: float) -> State:
         """Wait until the container is in one of `states`, or has ended; the state it is in after `timeout` seconds."""
         wanted = states | {State.GONE}
         async with self._settled:
@@ -93,6 +94,21 @@ class Actor:
                     await self._settled.wait_for(lambda: self.container.life.state in wanted)
             except TimeoutError:
                 pass
+        return self.container.life.state
+
+    async def bring_to(
+        self, states: AbstractSet[State], event: lifecycle.Event, timeout: float
+    ) -> State:
+        """Post `event`, which leads to one of `states`, and wait for it; the state after `timeout` seconds at the most.
+
+        What is under way ends first: half a wake cannot be turned into a sleep, nor half a sleep into a wake.
+        """
+        deadline = self._loop.time() + timeout
+        stable = {*lifecycle.AT_REST, State.RUNNING}
+        if await self.reach(stable, timeout) not in states:
+            self.post(event)
+            await self.caught_up()
+            await self.reach(stable, deadline - self._loop.time())
         return self.container.life.state
 
     async def caught_up(self) -> None:

@@ -15,28 +15,29 @@ from collections.abc import Iterable
 from typing import Any
 
 from checkpointer import (
-    adoption,
     containers,
-    errors,
     explain,
     kinds,
+    leftovers,
     lifecycle,
     metrics,
     processes,
     queries,
     retirement,
-    supervisor,
     view,
     vouching,
 )
 from checkpointer.actor import GOING, Actor
+from checkpointer.arrivals import Arrivals, Arrived
 from checkpointer.cluster import Cluster, Silent
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.farewell import Farewell
 from checkpointer.history import History
+from checkpointer.leftovers import Leftovers
 from checkpointer.lifecycle import Mode, State
 from checkpointer.policy import Policy
+from checkpointer.roster import Roster
 from redirector.ignored import Ignored
 from ttrpc import errors as rpc
 
@@ -45,12 +46,6 @@ log = logging.getLogger(__name__)
 FINISH = 20.0
 """Seconds for which a daemon that is to stop goes on waking, while pages of earlier wakes come in; then it only
 finishes what is under way. Less than the grace period that Kubernetes gives by default."""
-
-ADOPT_AGAIN = 5.0
-"""Seconds before a container that could not be taken over is tried again."""
-
-TIDY = 3600.0
-"""Seconds between looks at the images of failed containers, which are kept for a day at most."""
 
 
 class Node:
@@ -66,38 +61,46 @@ class Node:
         self.engine = engine
         self.since = time.time()
         self.reported = 0.0
-        self._records = records
-        self._known: dict[str, containers.Record] = {}
+        self.roster = Roster(records)
         self._actors: dict[str, Actor] = {}
         self._pidfds: dict[str, int] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(workers, "worker")
         self._loop = asyncio.get_running_loop()
-        self._adopting: dict[str, asyncio.Task[None]] = {}
-        self._names: dict[str, set[str]] = {}  # of containers, by uid of the pod
         self.history = History()
         self.cluster: Cluster = Silent()
         self._tasks: set[asyncio.Task[None]] = set()
         self.swept = False  # set once the plugin has said who there is
-        self._retired = False
         self._farewell = Farewell(engine.datapath, self._pool)
+        self._arrivals = Arrivals(
+            engine,
+            self._pool,
+            self.roster,
+            self._farewell,
+            self._actors,
+            self._arrived,
+            self._vanished,
+        )
+        self._leftovers = Leftovers(
+            engine, self._pool, self.roster, self._arrivals, self._farewell
+        )
 
     # --- taking over -------------------------------------------------------------------------------------------------
 
     def load(self) -> None:
         """Begin to take over what the last daemon left."""
-        for record in list(self._records.load()):
+        for record in self.roster.load():
             if record.reason or not record.pid:
-                self._known[record.id] = record
+                self.roster.note(record)
             elif record.alive():
                 self._know(record)
             else:
                 # Its successor in the same pod has the same ports: it must get its packets.
                 self.engine.datapath.abandon(record.sandbox_id, record.id)
-                self._records.drop(record.id)
+                self.roster.drop(record.id)
 
     async def loaded(self) -> None:
         """Wait until every recorded container has an actor or is gone."""
-        await asyncio.gather(*self._adopting.values())
+        await self._arrivals.over()
         if retired := self.engine.zygotes.retire():
             log.info("zygotes.retired", extra={"pids": retired})
 
@@ -115,54 +118,27 @@ class Node:
         seen = set(present or ())
         for message in reported:
             seen.add(message.id)
-            self._names.setdefault(message.uid, set()).add(message.name)
+            self.roster.note_name(message.uid, message.name)
             if message.state != "stopped":
                 try:
                     self._reported(message)
                 except Exception:
                     # The others' are not lost for it, nor is the report sent again for ever.
                     log.exception("report.broke", extra={"container": message.id})
-        gone = set(removed) | (set() if present is None else set(self._known) - seen)
+        gone = set(removed) | (set() if present is None else self.roster.ids() - seen)
         for container_id in gone:
             # Whoever has an actor is watched by its own pidfd; the plugin's word is not needed for its end.
-            if container_id not in self._actors and container_id not in self._adopting:
-                record = self._known.pop(container_id, None)
-                self._records.drop(container_id)
+            if container_id not in self._actors and container_id not in self._arrivals:
+                record = self.roster.drop(container_id)
                 if record is not None and record.pid:
                     # Its take-over failed half-way: nobody else knows what there is of it by now.
                     self._task(self._drop_image(container_id))
                     self._forget_pod(record.sandbox_id)
-        pods = {record.uid for record in self._known.values()}
-        self._names = {uid: names for uid, names in self._names.items() if uid in pods}
+        self.roster.forget_names()
         if present is not None and not self.swept:
             self.swept = True
-            self._task(self._sweep())
-            self._loop.call_later(TIDY, self._tidy)
-
-    def _tidy(self) -> None:
-        """Let no failed image stay for longer than it should, from now on."""
-        self._task(self._bound_failures())
-        self._loop.call_later(TIDY, self._tidy)
-
-    async def _bound_failures(self) -> None:
-        await self._loop.run_in_executor(self._pool, self.engine.store.failures.bound)
-
-    async def _sweep(self) -> None:
-        """Clear away what is nobody's, once the plugin has said who there is.
-
-        Not before: a record may be lost or be another version's, and an image is all that is left of its container.
-        """
-        while self._adopting:
-            await asyncio.wait(list(self._adopting.values()))
-        datapath, known = self.engine.datapath, set(self._known)
-        await self._loop.run_in_executor(self._pool, lambda: self.engine.store.gc(known))
-        pods = {record.sandbox_id for record in self._known.values()}
-        for sandbox_id in set(datapath.sandboxes()) - pods:
-            self._farewell.forget(sandbox_id)
-        await self._farewell.all_over()
-        for held in datapath.holds():
-            if held.container_id not in self._known:
-                datapath.abandon(held.sandbox_id, held.container_id)
+            self._task(self._leftovers.clear())
+            self._loop.call_later(leftovers.EVERY, self._leftovers.bound)
 
     def _reported(self, message: Any) -> None:
         try:
@@ -185,7 +161,7 @@ class Node:
         actor = self._actors.get(record.id)
         if actor is not None:
             self._renew(actor, record.policy)
-        elif self._known.get(record.id) != record:
+        elif self.roster.get(record.id) != record:
             self._know(record)
 
     def _renew(self, actor: Actor, policy: Policy) -> None:
@@ -195,83 +171,35 @@ class Node:
             container.record = dataclasses.replace(container.record, policy=policy)
             container.pod.ignore(Ignored.of(policy.ignore_from))
             container.pod.tell_calls(policy.probe_detection)
-            self._known[container.record.id] = container.record
-            self._records.put(container.record)
+            self.roster.put(container.record)
             actor.renewed()
 
     def _know(self, record: containers.Record) -> None:
-        self._known[record.id] = record
-        self._records.put(record)
+        self.roster.put(record)
         if record.reason:
             self._tell(record)
-        self._take_over(record)
+        self._arrivals.begin(record)
 
-    def _take_over(self, record: containers.Record) -> None:
-        if self._retired:
-            return  # nobody would wake it
-        if record.pid and record.id not in self._actors and record.id not in self._adopting:
-            task = self._loop.create_task(self._adopt(record), name=f"adopt {record.title}")
-            self._adopting[record.id] = task
-            task.add_done_callback(lambda _: self._adopting.pop(record.id, None))
-
-    async def _adopt(self, record: containers.Record) -> None:
-        await self._farewell.over(record.sandbox_id)
-        try:
-            pidfd = os.pidfd_open(record.pid)
-        except ProcessLookupError:
-            self._vanished(record)
-            return
-        try:
-            if not record.alive() or not supervisor.is_supervisor(record.pid):
-                raise ProcessLookupError(record.pid)
-            run = self._loop.run_in_executor
-            # Not on a thread of those that wake others: a criu that waits for a disk cannot be ended.
-            await run(self.engine.drains, adoption.clear, record, self.engine)
-            container, events = await run(self._pool, adoption.adopt, record, self.engine)
-        except ProcessLookupError:
-            os.close(pidfd)
-            self._vanished(record)
-            return
-        except Exception as error:
-            os.close(pidfd)
-            if not record.alive():
-                self._vanished(record)
-                return
-            reason = f"the daemon could not take it over and tries again: {error}"
-            if self._known[record.id].reason != reason:
-                ours = isinstance(error, errors.CheckpointerError)
-                extra = {"pod": record.title, "reason": reason}
-                log.warning("adopt.failed", extra=extra, exc_info=None if ours else error)
-            kind = errors.kind_of(error)
-            self._known[record.id] = dataclasses.replace(record, reason=reason, kind=kind)
-            self._loop.call_later(ADOPT_AGAIN, self._adopt_again, record)
-            return
-        self._known[record.id] = container.record  # without the reason of an earlier try
+    def _arrived(self, arrived: Arrived) -> None:
+        container = arrived.container
+        record = container.record
+        self.roster.note(record)  # without the reason of an earlier try
         container.declares = lambda: self.cluster.declared(container.record)
         actor = Actor(container, self.engine, self._pool, self._observe, self._ended)
         self._actors[record.id] = actor
-        self._pidfds[record.id] = pidfd
+        self._pidfds[record.id] = arrived.pidfd
         self.engine.execs.know(record.pid, record.id)
-        self._loop.add_reader(pidfd, self._exited, record.id)
+        self._loop.add_reader(arrived.pidfd, self._exited, record.id)
         self._observe(container, container.life.state)
         actor.watch()
-        for event in events:
+        for event in arrived.events:
             actor.post(event)
-
-    def _adopt_again(self, record: containers.Record) -> None:
-        if record.id not in self._known:
-            return
-        if record.alive():
-            self._take_over(record)
-        else:
-            self._vanished(record)
 
     def _vanished(self, record: containers.Record) -> None:
         """It ended before it could be taken over."""
-        known = self._known.get(record.id)
+        known = self.roster.get(record.id)
         if known is not None and (known.pid, known.start_time) == (record.pid, record.start_time):
-            del self._known[record.id]
-            self._records.drop(record.id)
+            self.roster.drop(record.id)
             self._task(self._drop_image(record.id))
         self._forget_pod(record.sandbox_id)
 
@@ -287,15 +215,14 @@ class Node:
     def _ended(self, container: Container) -> None:
         record = container.record
         self.engine.execs.forget(record.pid)
-        self._known.pop(record.id, None)
-        self._records.drop(record.id)
+        self.roster.drop(record.id)
         actor = self._actors.pop(record.id)
         self._forget_pod(record.sandbox_id)
         self._task(actor.close())
 
     def _forget_pod(self, sandbox_id: str) -> None:
         """Let a pod go unless something of it is managed, or is being taken over at this moment."""
-        if not any(r.pid and r.sandbox_id == sandbox_id for r in self._known.values()):
+        if not self.roster.manages(sandbox_id):
             self._farewell.forget(sandbox_id)
             self.engine.pod_locks.pop(sandbox_id, None)
 
@@ -311,9 +238,7 @@ class Node:
             Info of each container. What is not RUNNING did not wake in time and is as it was: asked again, it is tried
             again.
         """
-        self._retired = True
-        while self._adopting:
-            await asyncio.wait(list(self._adopting.values()))
+        await self._arrivals.close()
         actors = list(self._actors.values())
         left = {
             actor.container.record.sandbox_id for actor in await retirement.wake(actors, timeout)
@@ -338,7 +263,7 @@ class Node:
             os.close(pidfd)
         self.engine.execs.forget(record.pid)
         known = dataclasses.replace(record, reason=retirement.REASON, kind=kinds.RETIRED)
-        self._known[record.id] = known
+        self.roster.note(known)
         self.history.add(self._info(known), State.RUNNING.value, time.time())
 
     def wanted(self, container_id: str, cause: str) -> bool:
@@ -382,15 +307,14 @@ class Node:
     def view(self) -> metrics.View:
         """What a scrape sees; from any thread."""
         managed = [actor.container for actor in list(self._actors.values())]
-        known = list(self._known.values())
-        seen = view.view(self.engine, known, managed, plugin=self.plugin_connected())
+        seen = view.view(self.engine, self.roster, managed, plugin=self.plugin_connected())
         return dataclasses.replace(seen, api=self.cluster.view())
 
     # --- the API -----------------------------------------------------------------------------------------------------
 
     def infos(self, query: Any) -> list[Any]:
         """Info messages of the containers that a query means, by name."""
-        return [self._info(record) for record in queries.find(query, self._known.values())]
+        return [self._info(record) for record in queries.find(query, self.roster)]
 
     def explanations(self, query: Any) -> list[tuple[Any, str]]:
         """Info and paragraph of each container that a query means."""
@@ -399,7 +323,7 @@ class Node:
                 self._info(record),
                 explain.paragraph(record, self._container(record), self._seen(record)),
             )
-            for record in queries.asked(query, self._known.values())
+            for record in queries.asked(query, self.roster)
         ]
 
     async def move(self, query: Any, *, sleep: bool, timeout: float) -> list[Any]:
@@ -408,34 +332,20 @@ class Node:
         Raises:
             rpc.TtrpcError: NOT_FOUND; FAILED_PRECONDITION with the reason why it did not work.
         """
-        records = queries.movable(query, self._known.values(), self._actors)
+        records = queries.movable(query, self.roster, self._actors)
         moves = (self._move(record, sleep=sleep, timeout=timeout) for record in records)
         return list(await asyncio.gather(*moves))
 
     async def _move(self, record: containers.Record, *, sleep: bool, timeout: float) -> Any:
         actor = self._actors.get(record.id)
-        if actor is None:
-            reason = record.reason or "it has not started yet"
-            raise rpc.TtrpcError(
-                rpc.Code.FAILED_PRECONDITION, f"{record.title} is not managed: {reason}"
-            )
-        if sleep and record.policy.dry_run:
-            raise rpc.TtrpcError(
-                rpc.Code.FAILED_PRECONDITION,
-                f"{record.title}: zeropod.ctrox.dev/dry-run is set, so that nothing of it sleeps; `zeropod why` says "
-                "what it would do",
-            )
+        why = queries.refusal(record, managed=actor is not None, sleep=sleep)
+        if actor is None or why:
+            raise rpc.TtrpcError(rpc.Code.FAILED_PRECONDITION, why)
         wanted = lifecycle.AT_REST if sleep else {State.RUNNING}
-        stable = {*lifecycle.AT_REST, State.RUNNING}
-        deadline = self._loop.time() + timeout
-        # What is under way ends first: half a wake cannot be turned into a sleep.
-        if await actor.reach(stable, timeout) not in wanted:
-            actor.post(lifecycle.SleepAsked("asked") if sleep else lifecycle.WakeAsked("asked"))
-            await actor.caught_up()
-            await actor.reach(stable, deadline - self._loop.time())
-        after = actor.container.life
-        if after.state not in wanted:
-            why = after.reason or f"it is {after.state} ({after.cause})"
+        event = lifecycle.SleepAsked("asked") if sleep else lifecycle.WakeAsked("asked")
+        if await actor.bring_to(wanted, event, timeout) not in wanted:
+            life = actor.container.life
+            why = life.reason or f"it is {life.state} ({life.cause})"
             raise rpc.TtrpcError(rpc.Code.FAILED_PRECONDITION, f"{record.title}: {why}")
         return self._info(record)
 
@@ -445,7 +355,7 @@ class Node:
 
     def counts(self) -> dict[str, int]:
         """Containers by state; those without an actor are `UNMANAGED`."""
-        return dict(Counter(self._info(record).state for record in self._known.values()))
+        return dict(Counter(self._info(record).state for record in self.roster))
 
     def _container(self, record: containers.Record) -> Container | None:
         actor = self._actors.get(record.id)
@@ -455,8 +365,9 @@ class Node:
         return explain.info(record, self._container(record), self._seen(record))
 
     def _seen(self, record: containers.Record) -> explain.Seen:
-        names = self._names.get(record.uid, set()) | {record.name}
-        return explain.Seen(names, self.cluster.remark(record), self.cluster.declared(record))
+        return explain.Seen(
+            self.roster.names(record), self.cluster.remark(record), self.cluster.declared(record)
+        )
 
     def _observe(self, container: Container, before: State) -> None:
         if container.hold is not None and container.life.reason:
@@ -469,8 +380,7 @@ class Node:
         ports = tuple(sorted(container.ports))
         if ports != container.record.ports:
             container.record = dataclasses.replace(container.record, ports=ports)
-            self._known[container.record.id] = container.record
-            self._records.put(container.record)
+            self.roster.put(container.record)
 
     def _tell(self, record: containers.Record, before: str = "") -> None:
         info = explain.info(record, self._container(record))

@@ -46,3 +46,21 @@ def movable(query: Any, records: Iterable[Record], managed: Container[str]) -> l
     """
     meant = asked(query, records)
     return [record for record in meant if record.id in managed] or meant
+
+
+def refusal(record: Record, *, managed: bool, sleep: bool) -> str:
+    """Why a container can neither sleep nor wake because somebody asks for it; "" if it can.
+
+    Args:
+        record: What is known of it.
+        managed: It has an actor.
+        sleep: It is to sleep; else to wake.
+    """
+    if not managed:
+        return f"{record.title} is not managed: {record.reason or 'it has not started yet'}"
+    if sleep and record.policy.dry_run:
+        return (
+            f"{record.title}: zeropod.ctrox.dev/dry-run is set, so that nothing of it sleeps; `zeropod why` says what it "
+            "would do"
+        )
+    return ""

@@ -23,14 +23,9 @@ async def wake(actors: Iterable[Actor], timeout: float) -> list[Actor]:
 
 async def _woken(actor: Actor, timeout: float) -> bool:
     deadline = asyncio.get_running_loop().time() + timeout
-    up = {State.RUNNING, State.GONE}
-    # What is under way ends first: half a sleep cannot be turned into a wake.
-    if await actor.reach({*lifecycle.AT_REST, *up}, timeout) not in up:
-        actor.post(lifecycle.WakeAsked(CAUSE))
-        await actor.caught_up()
-        left = deadline - asyncio.get_running_loop().time()
-        if await actor.reach({*lifecycle.AT_REST, *up}, left) not in up:
-            return False
+    awake = {State.RUNNING, State.GONE}
+    if await actor.bring_to(awake, lifecycle.WakeAsked(CAUSE), timeout) not in awake:
+        return False
     # The last pages of a large image may still be coming in.
     try:
         async with asyncio.timeout(deadline - asyncio.get_running_loop().time()):

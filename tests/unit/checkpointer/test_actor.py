@@ -81,6 +81,32 @@ async def test_who_asks_between_the_commit_and_its_announcement_is_heard(actor):
     assert actor.container.times.wake_cause == "exec"
 
 
+async def test_what_is_under_way_ends_before_what_was_asked_for_begins(actor):
+    """Half a wake cannot be turned into a sleep."""
+    become(actor, State.WAKING)
+    asked = asyncio.create_task(
+        actor.bring_to(lifecycle.AT_REST, lifecycle.SleepAsked("asked"), 30)
+    )
+    await asyncio.sleep(0)
+    actor.post(lifecycle.Woke())
+
+    assert await asked is State.ASLEEP
+    assert [call.args[1] for call in actor.observed.call_args_list] == [
+        State.WAKING,
+        State.RUNNING,
+        State.SLEEPING,
+    ]
+
+
+async def test_who_does_not_get_there_in_time_is_told_where_it_is(actor):
+    """And asks it once more when that is over, as everybody does."""
+    become(actor, State.SLEEPING)
+    came = await actor.bring_to({State.RUNNING}, lifecycle.WakeAsked("asked"), 0.01)
+
+    assert came is State.SLEEPING
+    assert actor.container.off_cause == "asked"
+
+
 async def test_a_mistake_costs_one_event(actor):
     """The next one is dealt with, and who waits for both is not left waiting."""
     actor._observe = mock.Mock(side_effect=[ValueError, None, None])

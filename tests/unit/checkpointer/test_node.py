@@ -131,7 +131,7 @@ async def test_a_container_that_ends_while_it_is_taken_over_is_forgotten(make, e
 
     await node._farewell.all_over()
     assert list(records.load()) == []
-    assert node._known == {}
+    assert node.roster.ids() == set()
     assert engine.datapath.forgotten == ["pod"]
 
 
@@ -150,7 +150,7 @@ async def test_a_container_that_ends_in_any_step_of_it_is_forgotten(
     await node.loaded()
 
     await node._farewell.all_over()
-    assert (node._known, list(records.load())) == ({}, [])
+    assert (node.roster.ids(), list(records.load())) == (set(), [])
     assert engine.datapath.forgotten == ["pod"]
 
 
@@ -186,14 +186,14 @@ async def test_what_could_not_be_taken_over_leaves_nothing(make, engine, records
     node = make()
     node.load()
     await node.loaded()
-    assert "stuck" in node._known
+    assert "stuck" in node.roster
     assert engine.datapath.forgotten == []
 
     node.report([], ["stuck"], None)
     await settled(node)
     await node._farewell.all_over()
 
-    assert (node._known, list(records.load())) == ({}, [])
+    assert (node.roster.ids(), list(records.load())) == (set(), [])
     engine.store.drop.assert_called_once_with("stuck")
     assert engine.datapath.forgotten == ["pod"]
 
@@ -201,14 +201,14 @@ async def test_what_could_not_be_taken_over_leaves_nothing(make, engine, records
 async def test_a_pod_stays_while_another_container_of_it_is_taken_over(make, engine):
     """Its slot in the maps would be given to another pod, with filters that still name it."""
     node = make()
-    node._known["new"] = record("new", pid=1, started=1)
-    node._known["plain"] = record("plain", reason="it has a terminal")
+    node.roster.note(record("new", pid=1, started=1))
+    node.roster.note(record("plain", reason="it has a terminal"))
     node._forget_pod("pod")
     await node._farewell.all_over()
 
     assert engine.datapath.forgotten == []
 
-    del node._known["new"]
+    node.roster.drop("new")
     node._forget_pod("pod")
     await node._farewell.all_over()
 
@@ -221,7 +221,7 @@ async def test_a_complete_report_may_come_in_parts(make):
     node.report([reported("gone"), reported("a")], [], None)
     node.report([reported("b")], [], ["a", "b"])
 
-    assert sorted(node._known) == ["a", "b"]
+    assert sorted(node.roster.ids()) == ["a", "b"]
 
 
 async def test_a_name_that_no_container_has_had_is_told(make):
@@ -247,7 +247,7 @@ async def test_a_policy_that_is_read_otherwise_holds_for_what_runs(make, records
     node._actors["known"] = mock.Mock(
         container=container, close=mock.AsyncMock(), at_rest=mock.AsyncMock()
     )
-    node._known["known"] = container.record
+    node.roster.note(container.record)
     node.report([reported("known", max_request=5.0, ignore_ports=[9])], [], None)
 
     assert container.record.policy == Policy(max_request=5.0, ignore_ports=(9,))
@@ -265,4 +265,4 @@ async def test_one_container_that_cannot_be_taken_in_does_not_hide_the_others(ma
     odd.managed = True
     node.report([odd, reported("other")], [], [])
 
-    assert sorted(node._known) == ["other"]
+    assert sorted(node.roster.ids()) == ["other"]

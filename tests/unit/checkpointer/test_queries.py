@@ -1,8 +1,11 @@
 """Which containers people mean."""
 
+import dataclasses
+
 import pytest
 
 from checkpointer import api, containers, queries
+from checkpointer.policy import Policy
 from ttrpc import errors as rpc
 
 RECORDS = [
@@ -47,3 +50,21 @@ def test_a_pod_means_its_managed_containers(asked, managed, ids):
     """A sidecar that is left alone does not make `zeropod wake` of the pod fail; named, it says why."""
     found = queries.movable(api.m.Query(**asked), RECORDS, managed)
     assert [record.id for record in found] == ids
+
+
+@pytest.mark.parametrize(
+    ("known", "managed", "sleep", "why"),
+    [
+        ({}, True, True, ""),
+        ({}, False, False, "test/web/nginx is not managed: it has not started yet"),
+        ({"reason": "it has a terminal"}, False, True, "test/web/nginx is not managed: it has a terminal"),
+        ({"policy": Policy(dry_run=True)}, True, True, "test/web/nginx: zeropod.ctrox.dev/dry-run is set"),
+        ({"policy": Policy(dry_run=True)}, True, False, ""),
+    ],
+)  # fmt: skip
+def test_who_asks_for_what_cannot_be_is_told_why(known, managed, sleep, why):
+    """Before anything is done."""
+    record = dataclasses.replace(RECORDS[0], **known)
+    said = queries.refusal(record, managed=managed, sleep=sleep)
+    assert said.startswith(why)
+    assert bool(said) is bool(why)
