@@ -92,7 +92,21 @@ class EvidenceError(CheckpointerError):
         self.log = log
 
     def __str__(self) -> str:
-        return ": ".join([self.reason, *self.lines[-1:]])
+        """The reason, and of criu's lines the one that tells most, if it is not the same."""
+        line = _most_telling(self.lines)
+        return self.reason if line in self.reason else f"{self.reason}: {line}"
+
+
+_CONSEQUENCES = ("Dumping FAILED", "Restoring FAILED", "script error", "action scripts failed")
+
+
+def _most_telling(lines: tuple[str, ...]) -> str:
+    """The first error of criu's; what comes after it, also where we have said no, is a consequence. "" if there is none."""
+    for line in lines:
+        _, found, text = line.partition("Error ")
+        if found and not any(words in text for words in _CONSEQUENCES):
+            return found + text
+    return ""
 
 
 class CriuError(EvidenceError):

@@ -75,7 +75,7 @@ class Moves:
             logger.warning("sleep.failed", extra=_evidence(error))
             lost = error.outcome is errors.Outcome.LOST
             failed = lifecycle.Lost if lost else lifecycle.SleepFailed
-            return failed(_told(error), error.kind)
+            return failed(str(error), error.kind)
         except Exception as error:
             logger.warning("sleep.failed", exc_info=error)
             return lifecycle.SleepFailed(errors.reason_of(error), errors.kind_of(error))
@@ -168,7 +168,7 @@ class Moves:
         except errors.RestoreError as error:
             logger.warning("wake.failed", extra=_evidence(error))
             failed = lifecycle.WakeFailed if error.retry else lifecycle.Lost
-            return failed(_told(error), error.kind)
+            return failed(str(error), error.kind)
         except Exception as error:
             logger.warning("wake.failed", exc_info=error)
             return lifecycle.WakeFailed(errors.reason_of(error), errors.kind_of(error))
@@ -245,12 +245,6 @@ class Moves:
 
     async def _threaded(self, function: Callable[[], T]) -> T:
         return await self._loop.run_in_executor(self._pool, function)
-
-
-def _told(error: errors.EvidenceError) -> str:
-    """What `why` and events say: the reason, and of criu's log the line that tells most."""
-    line = error.lines[-1] if error.lines else ""
-    return error.reason if line in error.reason else f"{error.reason}: {line}"
 
 
 def _evidence(error: errors.EvidenceError) -> dict[str, object]:

@@ -106,6 +106,45 @@ def test_criu_killed_under_a_blocked_thread(pods: Pods) -> None:
         one.unharmed()
 
 
+#: Hears datagrams, which nobody sends a second time.
+HEARING = """
+heard = []
+def hear():
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.bind(("::", 7))
+    print("hearing", flush=True)
+    while True:
+        heard.append(sock.recv(99).decode())
+threading.Thread(target=hear, daemon=True).start()
+"""
+
+
+@pytest.mark.timeout(180)
+def test_criu_killed_while_clients_wait(pods: Pods) -> None:
+    """What comes during a dump whose criu is killed is held until then and delivered: datagrams, data, a new connection."""
+    one = sleepers.python(pods, HEARING)
+    cri.until(lambda: "hearing" in one.container.logs(), 30)
+    killed = 0
+    with one.talk() as kept, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        datagrams.connect((one.ip, sleepers.PORT))
+        for number, delay in enumerate(moments(12, 0.028)):
+            with Strike(delay) as strike:
+                attempt = in_background(one.sleep)
+                cri.until(lambda: one.supervisor() == "armed" or not attempt.is_alive(), 30)  # noqa: B023 - called at once
+                datagrams.send(str(number).encode())
+                kept.send(f"memory.update(n={number}) or memory['n']")
+                with one.talk() as fresh:
+                    assert fresh.ask("40 + 2") == 42, delay
+            attempt.join(60)
+            killed += strike.killed
+            assert kept.answer() == number, delay
+            one.reach("RUNNING")
+            cri.until(lambda: len(one.ask("heard")) > number, 30)  # noqa: B023
+        assert one.ask("heard") == [str(number) for number in range(12)]
+    one.unharmed()
+    assert killed
+
+
 @pytest.mark.timeout(180)
 def test_criu_killed_in_a_restore(pods: Pods) -> None:
     """Criu killed at ten points of a restore: the request that woke the container is answered all the same."""
@@ -197,6 +236,8 @@ def test_a_request_at_any_moment_of_a_dump(pods: Pods) -> None:
 @pytest.mark.parametrize("fault", ["another file system", "a full disk"])
 def test_an_image_that_cannot_be_written(pods: Pods, fault: str) -> None:
     """When the image cannot be written or committed the application runs on, `why` says so, and the next sleep works."""
+    log = Path("/var/log/node/daemon.log")
+    mark = log.stat().st_size
     one = sleepers.python(pods, "ballast = os.urandom(8 << 20)")
     with one.talk() as talk:
         talk.ask("memory.update(a=1)")
@@ -214,6 +255,15 @@ def test_an_image_that_cannot_be_written(pods: Pods, fault: str) -> None:
             assert one.supervisor() == "run"
             assert one.info()["failed_sleeps"] == 3
             assert "did not work" in one.why()
+            assert "FAILED" not in one.why()  # which is all that criu's last line says
+            said = [
+                line
+                for line in log.read_bytes()[mark:].decode().splitlines()
+                if "sleep.failed" in line
+            ]
+            assert len(said) == 3
+            telling = "action scripts" if fault == "another file system" else "page-xfer"
+            assert all(telling in line.partition("criu=")[2] for line in said)
         finally:
             subprocess.run(["umount", STAGING], check=True)
         one.sleep()

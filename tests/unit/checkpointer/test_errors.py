@@ -37,3 +37,39 @@ def test_a_lost_application_is_lost_whatever_was_the_cause():
     lost = errors.DumpError("x", kind=Kind.CRIU_HUNG, outcome=errors.Outcome.LOST)
 
     assert lost.kind is Kind.LOST
+
+
+@pytest.mark.parametrize(
+    ("reason", "lines", "told"),
+    [
+        ("criu went away", (), "criu went away"),
+        (
+            "criu failed (error 0)",
+            (
+                "Warn  (infect.c:419): Will restore 7 with interrupted system call",
+                "(00.012)     12: Error (files-ext.c:96): Can't dump file 5 of that type",
+                "(00.013) Error (cr-dump.c:1720): Dump files (pid: 12) failed with -1",
+                "(00.014) Error (cr-dump.c:1975): Dumping FAILED.",
+            ),
+            "criu failed (error 0): Error (files-ext.c:96): Can't dump file 5 of that type",
+        ),
+        (
+            "Error (x.c:1): no space",
+            ("(00.1) Error (x.c:1): no space",),
+            "Error (x.c:1): no space",
+        ),
+        (
+            "the disk is read-only",
+            (
+                "Warn  (infect.c:419): Will restore 7 with interrupted system call",
+                "Error (cr-service.c:235): RPC client reported script error",
+                "Error (action-scripts.c:156): One of more action scripts failed",
+                "Error (cr-dump.c:1975): Dumping FAILED.",
+            ),
+            "the disk is read-only",
+        ),
+    ],
+)
+def test_of_what_criu_says_the_cause_is_told(reason, lines, told):
+    """Not its last line, which only says that it failed; nothing where the cause is ours."""
+    assert str(errors.DumpError(reason, lines)) == told
