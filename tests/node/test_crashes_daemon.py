@@ -229,8 +229,9 @@ def test_daemon_stopped_as_planned(pods: Pods) -> None:
 
 @pytest.mark.timeout(120)
 def test_daemon_cgroup_killed_in_mid_dump(pods: Pods) -> None:
-    """With all that runs in the daemon's cgroup killed in mid-dump the application answers on."""
+    """With all that runs in the daemon's cgroup killed in mid-dump the application answers on; the zygotes are not in it."""
     one = sleepers.python(pods)
+    helpers = sleepers.helpers()
     with one.talk() as talk:
         for number, delay in enumerate(moments(6, 0.1)):
             talk.ask(f"memory.update(n={number})")
@@ -242,6 +243,7 @@ def test_daemon_cgroup_killed_in_mid_dump(pods: Pods) -> None:
             attempt.join(60)
             sleepers.ready()
             one.reach("RUNNING")
+    assert sleepers.helpers() == helpers
     one.unharmed()
 
 

@@ -114,6 +114,24 @@ def test_a_disk_that_cannot_sync_lets_the_application_run_on(
     runs_on(app, store)
 
 
+def test_a_commit_that_cannot_be_synced_is_taken_back(
+    zygotes: Zygotes, app: criu_lab.Application, tmp_path: Path
+) -> None:
+    """When the last fsync fails the image has its name already: it is removed, and the application runs on."""
+    committed = []
+
+    def broken(fd: int) -> None:
+        if Path(f"/proc/self/fd/{fd}").readlink() == store.images:
+            committed.extend(store.all())
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    store = Store(tmp_path / "broken", fsync=broken)
+    with pytest.raises(errors.DumpError, match="Input/output error"):
+        dump.dump(zygotes, app.container.target, store, frozen=no_notes)
+    assert committed == [app.container.id]
+    runs_on(app, store)
+
+
 def test_other_rights_than_before_kill_the_tree_before_it_runs(
     zygotes: Zygotes, app: criu_lab.Application, store: Store
 ) -> None:
