@@ -54,6 +54,7 @@ class Moves:
         self._engine = engine
         self._pool = pool
         self._obstacle: _Obstacle | None = None
+        self._queued = 0.0  # milliseconds for which the last wake waited for a thread
         self._loop = asyncio.get_running_loop()
 
     async def sleep(self) -> Event:
@@ -146,15 +147,20 @@ class Moves:
 
     def begin_wake(self) -> asyncio.Future[None]:
         """Put a wake on its way to a thread; `wake` waits for it."""
-        container, engine = self._container, self._engine
+        container, engine, asked = self._container, self._engine, time.perf_counter()
+
+        def run(way: Callable[[Container, Engine], None]) -> None:
+            self._queued = 1e3 * (time.perf_counter() - asked)
+            way(container, engine)
+
         match container.mode:
             case Mode.IMAGE:
-                return self._loop.run_in_executor(self._pool, wake.run, container, engine)
+                return self._loop.run_in_executor(self._pool, run, wake.run)
             case Mode.FROZEN:
-                return self._loop.run_in_executor(self._pool, frost.thaw, container, engine)
+                return self._loop.run_in_executor(self._pool, run, frost.thaw)
             case Mode.OFF:
                 # It may take a minute to listen.
-                return self._loop.run_in_executor(engine.drains, off.start, container, engine)
+                return self._loop.run_in_executor(engine.drains, run, off.start)
 
     async def wake(self, woken: asyncio.Future[None]) -> Event:
         """Wait for a wake that was begun."""
@@ -173,6 +179,7 @@ class Moves:
             logger.warning("wake.failed", exc_info=error)
             return lifecycle.WakeFailed(errors.reason_of(error), errors.kind_of(error))
         container.times.wakes += 1
+        container.times.wake = {"queue": self._queued, **container.times.wake}
         container.times.wake_cause = container.life.cause
         return lifecycle.Woke()
 

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import dataclasses
+import threading
 from collections import defaultdict
 from types import SimpleNamespace
 from unittest import mock
@@ -105,6 +106,29 @@ async def test_who_does_not_get_there_in_time_is_told_where_it_is(actor):
 
     assert came is State.SLEEPING
     assert actor.container.off_cause == "asked"
+
+
+async def test_a_wake_that_waits_for_a_thread_takes_that_long(actor, monkeypatch):
+    """Its client waits as well, and in a rush that is most of what it waits for."""
+    free = threading.Event()
+
+    def run(container, _):
+        container.times.wake = {"criu": 1.0}
+
+    monkeypatch.setattr(wake, "run", run)
+    become(actor, State.ASLEEP)
+    blocked = actor._moves._pool.submit(free.wait)
+    actor.post(lifecycle.WakeAsked("udp"))
+    await actor.caught_up()
+    await asyncio.sleep(0.1)
+    free.set()
+    await idle(actor)
+
+    assert blocked.result()
+    phases = actor.container.times.wake
+    assert phases["criu"] == 1.0
+    assert phases["queue"] > 90
+    assert actor.engine.tally.wakes.sum == pytest.approx(1e-3 * sum(phases.values()))
 
 
 async def test_a_mistake_costs_one_event(actor):
