@@ -34,12 +34,6 @@ OPERATOR = (
 DOCTOR = "ClusterRole `zeropod-operator` of manifests/kubectl/operator.yaml grants it"
 """Remedies for what is denied."""
 
-_CALL = 30.0
-"""Seconds for one answer of the API server."""
-
-_WATCH = 240
-"""Seconds until a watch ends and is begun again where it was."""
-
 _OUT, _ERR, _END = 1, 2, 3
 """Channels of an exec session (v4.channel.k8s.io); the last brings a Status object."""
 
@@ -67,9 +61,20 @@ class Cluster:
     Args:
         kubeconfig: A file instead of $KUBECONFIG or ~/.kube/config.
         context: One of its contexts instead of the current one.
+        call: Seconds for one answer of the API server.
+        watch: Seconds until a watch ends and is begun again where it was.
     """
 
-    def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
+    def __init__(
+        self,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        *,
+        call: float = 30.0,
+        watch: int = 240,
+    ) -> None:
+        self._call = call
+        self._watch = watch
         self._configuration = kubernetes.client.Configuration()
         self.namespace = "default"
         try:
@@ -130,7 +135,9 @@ class Cluster:
                 label_selector=selector,
                 resource_version=version,
                 allow_watch_bookmarks=True,
-                timeout_seconds=_WATCH,
+                timeout_seconds=self._watch,
+                # Whoever does not end it by then has lost the connection: a laptop that slept, a firewall that forgot.
+                _request_timeout=(self._call, self._watch + self._call),
             )
             try:
                 for event in stream:
@@ -227,7 +234,7 @@ class Cluster:
     def _read(self, remedy: str, call: Any, *words: str, **options: Any) -> Any:
         """The JSON that a call of the client answers, without a detour over the client's classes."""
         try:
-            answer = call(*words, _preload_content=False, _request_timeout=_CALL, **options)
+            answer = call(*words, _preload_content=False, _request_timeout=self._call, **options)
             return json.loads(answer.data)
         except kubernetes.client.ApiException as error:
             raise _translated(error, remedy) from error

@@ -130,9 +130,9 @@ class ApiServer:
         """Take a right away, in one namespace or (empty) in all."""
         self.denied.add((verb, resource, namespace))
 
-    def asked(self, text: str) -> int:
-        """How many requests had this in their path."""
-        return sum(text in path for _, path in list(self.requests))
+    def asked(self, text: str, *, but: str = "\0") -> int:
+        """How many requests had this in their path, and not that; all as of one moment."""
+        return sum(text in path and but not in path for _, path in list(self.requests))
 
     def kubeconfig(self, path: Path, namespace: str = "default") -> Path:
         """Write one for this server."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 
 import pytest
 import yaml
 from fakes.pods import pod, sleeper
+
+from dev import patience
 
 EVENT = {
     "metadata": {"name": "e1", "namespace": "default"},
@@ -447,15 +448,19 @@ def test_all_of_nothing_is_done(run):
 
 
 def play(api, *steps):
-    """Take steps as soon as somebody watches, then end it: the right to watch is taken away."""
+    """Take steps as soon as somebody watches, then end it: the right to watch is taken away.
+
+    It is taken away, too, if that does not come to pass: neither side waits for the other for ever.
+    """
 
     def go():
-        while not api.asked("watch=True"):
-            time.sleep(0.01)
-        for step in steps:
-            step()
-        api.deny("watch", "pods")
-        api.hang_up()
+        try:
+            patience.until(lambda: api.asked("watch=True"))
+            for step in steps:
+                step()
+        finally:
+            api.deny("watch", "pods")
+            api.hang_up()
 
     player = threading.Thread(target=go)
     player.start()
@@ -491,13 +496,15 @@ def test_watch_goes_on_after_the_server_has_forgotten(api, run):
     api.put("pods", sleeper("web", "RUNNING"))
     api.put("pods", sleeper("db", "RUNNING"))
 
+    def listed():
+        return api.asked("/pods?", but="watch=True")
+
     def outage():
-        before = api.asked("/pods?") - api.asked("watch=True")
+        before = listed()
         with api.outage():
             api.drop("pods", "default", "db")
             api.put("pods", sleeper("web", "SCALED_DOWN"))
-        while api.asked("/pods?") - api.asked("watch=True") == before:
-            time.sleep(0.01)
+        patience.until(lambda: listed() > before)
 
     player = play(api, outage)
 
