@@ -16,6 +16,7 @@ from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.kinds import Kind
 from checkpointer.lifecycle import Event, Mode
+from redirector.errors import RedirectorError
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +195,18 @@ class Moves:
             except Exception as error:
                 logger.warning("hold.failed", exc_info=error)
 
+    async def _give_back(self) -> None:
+        """Let in what waits for a container that has ended: the kernel refuses it, as it does where nobody sleeps.
+
+        Else a client would wait for as long as it has patience: what it sends again may find no pod any more, and a
+        connection that was led to a pod is led there for as long as it is tried.
+        """
+        if (hold := self._container.hold) is not None:
+            try:
+                await self._threaded(hold.replay)
+            except (OSError, RedirectorError) as error:  # the pod may have gone with it
+                logger.info("replay.failed", extra={"reason": errors.reason_of(error)})
+
     async def drain(self) -> Event | None:
         """Wait until the pages of a lazy wake are in; nobody hears of it unless they cannot come."""
         started = time.monotonic()
@@ -242,6 +255,7 @@ class Moves:
     async def clean_up(self) -> None:
         """Take away everything that was the container's."""
         container, engine = self._container, self._engine
+        await self._give_back()
         await self.close_hold()
         engine.execs.release(container.record.id)
         # What an earlier daemon's hold left in the maps would keep the packets of its successor in the pod.

@@ -14,7 +14,7 @@ import pytest
 from node import sleepers
 from node.scrapes import counted
 
-from checkpointer import settings
+from checkpointer import cgroups, settings
 from dev import cri
 from ttrpc.errors import TtrpcError
 
@@ -151,3 +151,12 @@ def no_failure(one: sleepers.Sleeper, seconds: float) -> str:
             return str(now)
         time.sleep(0.1)
     return ""
+
+
+def memory_limit(one: sleepers.Sleeper) -> Path:
+    """The file of a container's memory limit."""
+    group = cgroups.of(one.pid).controller("memory")
+    assert group is not None
+    return next(
+        group / name for name in ("memory.limit_in_bytes", "memory.max") if (group / name).exists()
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from node import sleepers
+from node.faults import held, memory_limit
 
 from dev import cri, patience
 from ttrpc.errors import TtrpcError
@@ -128,6 +130,22 @@ def test_grace_period_asleep(pods: Pods) -> None:
     one = sleepers.python(pods, "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
     one.sleep()
     assert one.container.stop(2).exit_code == 137
+
+
+def test_who_waits_for_one_that_ends_is_refused(pods: Pods) -> None:
+    """A datagram that is held when its container is killed is answered by the kernel: nobody has that port any more."""
+    udp = "udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); udp.bind(('', 9000))"
+    one = sleepers.python(pods, f"ballast = os.urandom(16 << 20); {udp}")
+    one.sleep()
+    memory_limit(one).write_text(str(12 << 20))  # it cannot be woken for it
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(patience.seconds(20))
+        client.connect((one.ip, 9000))
+        client.send(b"?")
+        held(one, "no-room-container")
+        assert one.container.stop(0).exit_code == 137
+        with pytest.raises(ConnectionRefusedError):
+            client.recv(1)
 
 
 @pytest.mark.timeout(120)

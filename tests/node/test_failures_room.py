@@ -5,25 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 from node import sleepers
-from node.faults import Pods, flags, held
+from node.faults import Pods, flags, held, memory_limit
 
-from checkpointer import cgroups, processes
+from checkpointer import processes
 from dev import cri
 
 # --- room -------------------------------------------------------------------------------------------------------------
-
-
-def memory_limit(one: sleepers.Sleeper) -> Path:
-    """The file of a container's memory limit."""
-    group = cgroups.of(one.pid).controller("memory")
-    assert group is not None
-    return next(
-        group / name for name in ("memory.limit_in_bytes", "memory.max") if (group / name).exists()
-    )
 
 
 @pytest.mark.parametrize("level", ["container", "pod"])
