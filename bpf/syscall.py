@@ -87,6 +87,9 @@ _FAN_RESPONSE = struct.Struct("=iI")  # struct fanotify_response
 # fcntl.h
 AT_FDCWD = -100
 
+# linux/fs.h
+SYNC_FILE_RANGE_WRITE = 2
+
 # linux/openat2.h
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_SYMLINKS = 0x04
@@ -172,6 +175,12 @@ def openat2(
     args = (ctypes.c_long(dirfd), name, ctypes.c_char_p(how), ctypes.c_size_t(len(how)))
     result = _libc.syscall(_number("openat2"), *args)
     return _checked(result, "openat2", os.fsdecode(path))
+
+
+def sync_file_range(fd: int, flags: int) -> None:
+    """Begin to write a file's dirty pages, or wait for them."""
+    whole = ctypes.c_int64(0), ctypes.c_int64(0)
+    _checked(_libc.sync_file_range(fd, *whole, ctypes.c_uint(flags)), "sync_file_range")
 
 
 def ioprio_get(which: int, who: int) -> int:

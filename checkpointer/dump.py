@@ -26,6 +26,7 @@ from checkpointer import (
     rescue,
     seal,
     trim,
+    writeback,
 )
 from checkpointer.clock import Clock
 from checkpointer.errors import (
@@ -162,6 +163,7 @@ class _Dump:
         self._pids: tuple[int, ...] = ()
         self._tracers = Tracers([])
         self._failure: BaseException | None = None
+        self._writeback = writeback.Meanwhile(staged.path)
         self._clock = Clock()
 
     def run(self, timeout: float | None) -> DumpResult:
@@ -212,7 +214,8 @@ class _Dump:
         if worker.channel is None:
             raise CriuError("the worker has no channel", gone=True)
         session = criu.Session(worker.channel, worker.pidfd, deadline, self._renew)
-        session.call(self._request(self._vpid), self._asked)
+        with self._writeback:
+            session.call(self._request(self._vpid), self._asked)
 
     def _renew(self) -> None:
         """Keep the supervisor from going back to run: it would take criu's kill for the application's own end."""
@@ -232,6 +235,7 @@ class _Dump:
         return True
 
     def _commit(self) -> None:
+        self._writeback.end()
         self._pids = tuple(processes.tree(self._application))
         trim.trim(self._staged.path)
         found = held.read(self._staged.path)

@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Self
 
 from checkpointer import manifest as manifests
-from checkpointer import processes, seal
+from checkpointer import processes, seal, writeback
 from checkpointer.errors import ImageError
 from checkpointer.failures import Failures
 from checkpointer.kinds import Kind, is_full
@@ -212,6 +212,7 @@ class Staged:
             written.write_bytes(manifest.encode())
             for name in (_FENCE, *_LATER):
                 (self.path / name).touch(0o600)
+            writeback.begin(self.path)  # of all, or each fsync would wait for a write of its own
             for entry in self.path.rglob("*"):
                 if not entry.is_symlink():
                     self._sync(entry)
