@@ -181,13 +181,14 @@ class Actor:
         tally, times = self.container.tally, self.container.times
         after = self.container.life
         tally.note(before, event, after, epoch=time.time(), ticks=time.monotonic())
+        self._tally.note(before, after)
         match event:
             case lifecycle.Slept():
                 tally.checkpoints.add(times.total(times.sleep) / 1e3)
-                self._tally.slept(times.sleep)
+                self._tally.slept(self.container.mode, times.sleep)
             case lifecycle.Woke():
                 tally.restores.add(times.total(times.wake) / 1e3)
-                self._tally.woke(times.wake)
+                self._tally.woke(self.container.mode, times.wake)
             case _:
                 pass
         if before.would_sleep and not self.container.life.would_sleep:

@@ -268,16 +268,24 @@ def _node(view: View) -> Iterator[Metric]:
     ):
         yield series.histograms(
             f"zeropod_{name}_duration_seconds",
-            f"Time that {what} took, of all containers of the node.",
-            (),
-            [((), whole)],
+            f"Time that {what} took, of all containers of the node. Modes: `image`, `off` (the application was ended), "
+            "`frozen`.",
+            ("mode",),
+            (((mode,), seen) for mode, seen in whole.items()),
         )
         yield series.histograms(
             f"zeropod_{name}_phase_duration_seconds",
             f"Time that each phase of the node's {what} took; the sums of all phases add up to that of the whole.",
-            ("phase",),
-            (((phase,), seen) for phase, seen in sorted(parts.items())),
+            ("mode", "phase"),
+            sorted(parts.items()),
         )
+    yield series.counters(
+        "zeropod_given_up",
+        "Containers that were ended because their application could not be brought back: they are restarted without "
+        "its memory. Their own series have ended with them.",
+        ("reason",),
+        (((kind,), count) for kind, count in sorted(view.tally.given_up.items())),
+    )
     states = Counter(s.state for s in view.samples)
     yield series.gauges(
         "zeropod_containers",

@@ -9,7 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from checkpointer import lifecycle
-from checkpointer.lifecycle import Life
+from checkpointer.kinds import Kind
+from checkpointer.lifecycle import Life, Mode
 
 ORIGINAL_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 2.5, 5, 10)
 """Seconds; those of the original zeropod, so that its dashboards keep working."""
@@ -133,31 +134,55 @@ class Tally:
 
 @dataclasses.dataclass(slots=True)
 class NodeTally:
-    """How long the phases of all sleeps and wakes of the node took; those of one sleep or wake add up to its duration."""
+    """What happened on the node, of whichever container.
 
-    sleep: defaultdict[str, Observations] = dataclasses.field(
+    How long the phases of all sleeps and wakes took, by mode, since a thaw takes a thousandth of what a fresh start may;
+    those of one sleep or wake add up to its duration. And what nobody could count whose series had ended with it.
+
+    Attributes:
+        sleep: Sleeps by mode and phase.
+        wake: Wakes by mode and phase.
+        sleeps: Sleeps by mode.
+        wakes: Wakes by mode.
+        given_up: Containers that were ended because their application could not be brought back, by kind of reason.
+    """
+
+    sleep: defaultdict[tuple[str, str], Observations] = dataclasses.field(
         default_factory=lambda: defaultdict(_fine)
     )
-    wake: defaultdict[str, Observations] = dataclasses.field(
+    wake: defaultdict[tuple[str, str], Observations] = dataclasses.field(
         default_factory=lambda: defaultdict(_fine)
     )
-    sleeps: Observations = dataclasses.field(default_factory=_fine)
-    wakes: Observations = dataclasses.field(default_factory=_fine)
+    sleeps: dict[str, Observations] = dataclasses.field(
+        default_factory=lambda: {mode: _fine() for mode in (Mode.IMAGE, Mode.OFF)}
+    )
+    wakes: dict[str, Observations] = dataclasses.field(
+        default_factory=lambda: {mode: _fine() for mode in Mode}
+    )
+    given_up: Counter[str] = dataclasses.field(default_factory=Counter)
 
-    def slept(self, phases: Mapping[str, float]) -> None:
+    def slept(self, mode: Mode, phases: Mapping[str, float]) -> None:
         """Count a sleep by its phases in milliseconds."""
-        _observe(self.sleeps, self.sleep, phases)
+        _observe(self.sleeps[mode], self.sleep, mode, phases)
 
-    def woke(self, phases: Mapping[str, float]) -> None:
+    def woke(self, mode: Mode, phases: Mapping[str, float]) -> None:
         """Count a wake by its phases in milliseconds."""
-        _observe(self.wakes, self.wake, phases)
+        _observe(self.wakes[mode], self.wake, mode, phases)
+
+    def note(self, before: Life, after: Life) -> None:
+        """Count what became of a container."""
+        if before.state is not after.state and after.cause in {"wake-failed", "lost"}:
+            self.given_up[after.kind or Kind.INTERNAL] += 1
 
 
 def _observe(
-    whole: Observations, parts: Mapping[str, Observations], phases: Mapping[str, float]
+    whole: Observations,
+    parts: Mapping[tuple[str, str], Observations],
+    mode: str,
+    phases: Mapping[str, float],
 ) -> None:
     for phase, milliseconds in phases.items():
-        parts[phase].add(milliseconds / 1e3)
+        parts[mode, phase].add(milliseconds / 1e3)
     whole.add(total(phases.values()))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from node import sleepers
 from node.faults import STATE, Pods, restart_daemon
-from node.scrapes import counted
+from node.scrapes import counted, scrape
 
 from checkpointer import manifest
 from dev import cri
@@ -66,6 +66,8 @@ def test_a_damaged_image(pods: Pods, pattern: str, spoil: Callable[[bytes], byte
 def test_a_damaged_image_that_stays_so(pods: Pods) -> None:
     """After its last try the container ends with 71, and the image is put aside as it was."""
     one = sleepers.python(pods)
+    given_up = ("zeropod_given_up_total", frozenset({("reason", "image-corrupt")}))
+    before = scrape().get(given_up, 0)
     with one.talk() as talk:
         one.sleep()
         [file] = sorted(one.image().glob("pages-*.img"))
@@ -76,6 +78,7 @@ def test_a_damaged_image_that_stays_so(pods: Pods) -> None:
     [kept] = (STATE / "failed").glob(one.container.id + "~*")
     assert (kept / file.name).stat().st_size == 4096
     assert "image-corrupt" in daemon_log("container.gone")
+    assert scrape()[given_up] == before + 1
     shutil.rmtree(kept)
 
 

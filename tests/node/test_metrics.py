@@ -50,9 +50,12 @@ def test_the_phases_add_up(asleep: Any) -> None:
     one.reach("RUNNING")
     seen = scrape()
     for name, own in (("wake", "restore"), ("sleep", "checkpoint")):
-        whole = seen[f"zeropod_{name}_duration_seconds_sum", frozenset()]
+        image = ("mode", "image")
+        whole = seen[f"zeropod_{name}_duration_seconds_sum", frozenset({image})]
         phases = [
-            v for (n, _), v in seen.items() if n == f"zeropod_{name}_phase_duration_seconds_sum"
+            value
+            for (which, labels), value in seen.items()
+            if which == f"zeropod_{name}_phase_duration_seconds_sum" and image in labels
         ]
         assert len(phases) > 3
         assert sum(phases) == pytest.approx(whole)

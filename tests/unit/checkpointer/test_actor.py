@@ -128,7 +128,7 @@ async def test_a_wake_that_waits_for_a_thread_takes_that_long(actor, monkeypatch
     phases = actor.container.times.wake
     assert phases["criu"] == 1.0
     assert phases["queue"] > 90
-    assert actor.engine.tally.wakes.sum == pytest.approx(1e-3 * sum(phases.values()))
+    assert actor.engine.tally.wakes["image"].sum == pytest.approx(1e-3 * sum(phases.values()))
 
 
 async def test_a_mistake_costs_one_event(actor):

@@ -3,6 +3,7 @@
 import json
 import re
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,24 @@ def test_monitoring_names_only_metrics_that_exist(name):
 
     assert used
     assert used <= names()
+
+
+@pytest.mark.parametrize("name", ["alerts.yaml", "dashboard.json"])
+def test_first_counts_are_seen(name):
+    """Of a series that begins with 1 `increase` and `rate` are 0: there is nothing before it."""
+    text = (ROOT / "manifests/monitoring" / name).read_text()
+    late = {
+        family.name + "_total"
+        for family in metrics.families(metrics.View([sample()]))
+        if family.type == "counter" and not family.samples
+    }
+    used = Counter(re.findall(r"\b(?:increase|rate)\((zeropod_\w+)", text))
+    whole = Counter(re.findall(r"\bunless last_over_time\((zeropod_\w+)", text))
+
+    assert "zeropod_wake_failures_total" in late & set(used)
+    assert {one: used[one] for one in late & set(used)} == {
+        one: whole[one] for one in late & set(used)
+    }
 
 
 def test_the_dashboard_is_json_with_a_query_in_every_panel():

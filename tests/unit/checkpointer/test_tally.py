@@ -4,7 +4,7 @@ import pytest
 
 from checkpointer import lifecycle
 from checkpointer.kinds import Kind
-from checkpointer.lifecycle import Life, State
+from checkpointer.lifecycle import Life, Mode, State
 from checkpointer.tally import NodeTally, Observations, Tally
 
 
@@ -96,8 +96,40 @@ def test_an_answer_that_means_nothing_any_more_is_not_counted():
 def test_the_phases_of_the_node_add_up():
     """To the sum of all sleeps and wakes."""
     tally = NodeTally()
-    tally.woke({"room": 1.0, "criu": 12.0})
-    tally.woke({"room": 2.0, "criu": 10.0, "replay": 5.0})
+    tally.woke(Mode.IMAGE, {"room": 1.0, "criu": 12.0})
+    tally.woke(Mode.IMAGE, {"room": 2.0, "criu": 10.0, "replay": 5.0})
+    tally.woke(Mode.OFF, {"listen": 9000.0})
 
-    assert sum(seen.sum for seen in tally.wake.values()) == pytest.approx(tally.wakes.sum)
-    assert tally.wakes.buckets()[-1] == ("+Inf", 2.0)
+    parts = sum(seen.sum for (mode, _), seen in tally.wake.items() if mode == "image")
+    assert parts == pytest.approx(tally.wakes["image"].sum)
+    assert tally.wakes["image"].buckets()[-1] == ("+Inf", 2.0)
+    assert tally.wakes["off"].sum == pytest.approx(9.0)
+
+
+@pytest.mark.parametrize(
+    ("events", "counted"),
+    [
+        ([lifecycle.Exited()], {}),
+        (
+            [lifecycle.Lost("no image", Kind.IMAGE_MISSING), lifecycle.Exited()],
+            {"image-missing": 1},
+        ),
+        (
+            [
+                lifecycle.WakeAsked("udp"),
+                *[lifecycle.WakeFailed("no", Kind.CRIU_FAILED)] * lifecycle.MAX_WAKES,
+                lifecycle.Exited(),
+            ],
+            {"criu-failed": 1},
+        ),
+    ],
+)
+def test_what_is_given_up_is_counted_once_and_stays(events, counted):
+    """The container's own series end at that moment, before anybody may have seen them."""
+    life, tally = Life(State.ASLEEP), NodeTally()
+    for event in events:
+        before, life = life, lifecycle.step(life, event)[0]
+        tally.note(before, life)
+
+    assert life.state is State.GONE
+    assert tally.given_up == counted

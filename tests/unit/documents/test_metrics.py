@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[3]
 
@@ -41,6 +43,24 @@ def test_metrics_and_their_labels_exist(document: str) -> None:
         used = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", selector or ""))
         wrong += [f"{found}{{{label}}}" for label in used - METRICS.get(name, set()) - SCRAPED]
     assert wrong == []
+
+
+def expressions() -> list[str]:
+    """Of the alerts and of the dashboard."""
+    folder = ROOT / "manifests/monitoring"
+    board = json.loads((folder / "dashboard.json").read_text(encoding="utf-8"))
+    asked = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+    rules = yaml.safe_load((folder / "alerts.yaml").read_text(encoding="utf-8"))["spec"]["groups"]
+    return [*asked, *(rule["expr"] for group in rules for rule in group["rules"])]
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_what_is_grouped_by_is_a_label(expression: str) -> None:
+    """Of all metrics of an expression that has one."""
+    names = {re.sub("_(bucket|sum|count)$", "", name) for name, _ in USE.findall(expression)}
+    groups = re.findall(r"\b(?:by|on|ignoring) \(([^)]*)\)", expression)
+    labels = {label.strip() for group in groups for label in group.split(",")}
+    assert labels - SCRAPED <= set.union(*(METRICS[name] for name in names))
 
 
 #: Labels that Prometheus adds, and those of a histogram.
