@@ -26,7 +26,7 @@ from dev.lib.inside import inside
 
 #: A shell, what the daemon runs to look at the kernel, what the installer runs on the node.
 PROGRAMS = ["/usr/bin/dash", "/usr/bin/cat", "/usr/bin/mkfifo", "/usr/bin/mount", "/usr/bin/nsenter", "/usr/bin/unshare",
-            "/usr/bin/ip", "/usr/bin/openssl", "/usr/sbin/chroot"]  # fmt: skip
+            "/usr/bin/ip", "/usr/bin/openssl"]  # fmt: skip
 
 #: Loaded by name: ctypes of Python's bcc opens them, and wheels are linked with glibc's of before 2.34.
 LIBRARIES = ["libbcc.so.0", "libbcc_bpf.so.0", "libdl.so.2", "libm.so.6", "libpthread.so.0", "libresolv.so.2",

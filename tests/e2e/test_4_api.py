@@ -94,6 +94,29 @@ def test_metrics_count(deploy: Callable[..., App]) -> None:
     assert awake.get("zeropod_restore_errors_total", 0) == 0
 
 
+def usage(app: App) -> dict[str, float]:
+    """What its node's kubelet has measured of it last, by resource: `kubectl top` shows that, through metrics-server."""
+    node = app.object()["spec"]["nodeName"]
+    text = kubectl.run("get", "--raw", f"/api/v1/nodes/{node}/proxy/metrics/resource")
+    return {
+        line.partition("{")[0]: float(line.rpartition("}")[2].split()[0])
+        for line in text.splitlines()
+        if line.startswith("container_") and f'pod="{app.pod}"' in line
+    }
+
+
+def test_what_is_used_is_measured(deploy: Callable[..., App]) -> None:
+    """Asleep a part of the files that it has read is left, and never a 0: metrics-server leaves out pods with one."""
+    redis = workloads.container("redis", workloads.REDIS, port=6379)
+    app = deploy(redis, annotations={"scaledown-duration": "1h"})
+    cpu, memory = "container_cpu_usage_seconds_total", "container_memory_working_set_bytes"
+    assert app.redis("setrange", "key", "30000000", "x")
+    kubectl.until(lambda: usage(app)[memory] > 20e6, "awake it is not measured", 90)
+    product.zeropod(app.object(), "sleep")
+    kubectl.until(lambda: 0 < usage(app)[memory] < 10e6, "asleep it uses as much", 90)
+    assert usage(app)[cpu] > 0
+
+
 @pytest.mark.parametrize("words", [("list",), ("why",)])
 def test_the_daemon_is_asked_on_its_node(
     deploy: Callable[..., App], words: tuple[str, ...]

@@ -26,6 +26,8 @@ OVERLAYS = {
 #: Overlays that install; those for nodes that are not here, too.
 INSTALLATIONS = ("gke", "k0s", "k3s", "kind", "microk8s", "production", "rke2")
 
+UNINSTALLATIONS = ("uninstall", "gke/uninstall", "kind/uninstall")
+
 
 def steps(begin: str, end: str) -> list[tuple[str, str]]:
     """The commands from one heading to another, each with what it shall print."""
@@ -119,7 +121,7 @@ def test_example_php() -> None:
     ran("kubectl delete -f docs/examples/php.yaml")
 
 
-@pytest.mark.parametrize("name", [*INSTALLATIONS, "uninstall"])
+@pytest.mark.parametrize("name", [*INSTALLATIONS, *UNINSTALLATIONS])
 def test_the_api_takes_every_overlay(name: str) -> None:
     """As it is rendered, strictly: an unknown field is an error. The chart makes the same objects (unit tests)."""
     ran(f"kubectl apply --dry-run=server --validate=strict -k manifests/{name}")

@@ -48,6 +48,34 @@ version = 3
   disable_connections = true
 """
 
+KIND = """\
+version = 2
+
+[proxy_plugins]
+[proxy_plugins."fuse-overlayfs"]
+  type = "snapshot"
+  address = "/run/containerd-fuse-overlayfs.sock"
+
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  snapshotter = "overlayfs"
+  default_runtime_name = "runc"
+# The product's uuid is mounted into every container.
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+  base_runtime_spec = "/etc/containerd/cri-base.json"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+    SystemdCgroup = true
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.test-handler]
+  runtime_type = "io.containerd.runc.v2"
+  base_runtime_spec = "/etc/containerd/cri-base.json"
+
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "registry.k8s.io/pause:3.10"
+  tolerate_missing_hugetlb_controller = true
+  restrict_oom_score_adj = false
+"""
+
 IMPORTS = 'imports = ["/etc/containerd/conf.d/*.toml"]\n'
 
 RENDERED = """\
@@ -85,6 +113,8 @@ NODES = {
     "containerd-2.3-imports": lambda root: plain(
         root, "2.3.4", IMPORTS + V3.partition("[plugins.'io.containerd.nri")[0]
     ),
+    "containerd-2.1-kind": lambda root: plain(root, "2.1.3", KIND),
+    "containerd-1.7-kind": lambda root: plain(root, "1.7.24", KIND),
     "k3s-old": lambda root: rancher(root, old=True),
     "k3s-template": lambda root: rancher(root, config__v3_toml_tmpl="# mine\n" + containerd.BASE),
     "k3s": rancher,

@@ -36,6 +36,28 @@ def test_flags(container):
     PARSERS[program]([*words, *container["args"]])
 
 
+def test_there_is_one_daemon_on_each_node_that_has_the_label():
+    """An upgrade ends the old one first; no node is too full for it; installer, plugin and daemon are apart."""
+    spec = daemonset()["spec"]
+    pod = spec["template"]["spec"]
+
+    assert daemonset()["metadata"]["name"] == "zeropod-node"
+    assert spec["updateStrategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    assert pod["nodeSelector"]["zeropod.ctrox.dev/node"] == "true"
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    assert pod["priorityClassName"] == "system-node-critical"
+    assert [one["name"] for one in containers()] == ["installer", "nri-plugin", "checkpointer"]
+    assert all(one["resources"]["requests"].keys() == {"cpu", "memory"} for one in containers())
+
+
+def test_ready_is_who_can_wake_pods():
+    """Readiness asks for just that, and a wake that is not possible is no reason for a restart."""
+    (daemon,) = [one for one in containers() if one["name"] == "checkpointer"]
+    paths = {kind: daemon[f"{kind}Probe"]["httpGet"]["path"] for kind in ("readiness", "liveness")}
+
+    assert paths == {"readiness": "/readyz", "liveness": "/healthz"}
+
+
 def test_image_is_named_once():
     """All containers have one image, whose name is in one file for kustomize and one of the chart."""
     named = [
