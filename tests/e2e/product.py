@@ -122,6 +122,9 @@ def traces(node: str) -> list[str]:
 
 def objects() -> list[str]:
     """The objects of the cluster that are ours by their names."""
-    kinds = "namespaces,clusterroles,clusterrolebindings,runtimeclasses,crds,nodes"
+    kinds = (
+        "namespaces,clusterroles,clusterrolebindings,runtimeclasses,crds,nodes,"
+        "validatingadmissionpolicies,validatingadmissionpolicybindings"
+    )
     found = kubectl.run("get", kinds, "-o", "name").split()
     return [name for name in found if "zeropod" in name]

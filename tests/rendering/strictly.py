@@ -33,6 +33,8 @@ KINDS = {
     "Service": models.V1Service,
     "ServiceAccount": models.V1ServiceAccount,
     "StatefulSet": models.V1StatefulSet,
+    "ValidatingAdmissionPolicy": models.V1ValidatingAdmissionPolicy,
+    "ValidatingAdmissionPolicyBinding": models.V1ValidatingAdmissionPolicyBinding,
 }
 
 FOREIGN = {"PodMonitor", "PrometheusRule"}

@@ -32,6 +32,7 @@ INSTALLING = ("base", "gke", "k0s", "k3s", "kind", "microk8s", "production", "rk
 SWITCHES = {
     "in-place-scaling": "inPlaceScaling",
     "metrics": "metrics",
+    "own-node": "ownNode",
     "runtimeclass": "runtimeClass",
     "startup-taint": "startupTaint",
     "status-events": "statusEvents",
@@ -40,7 +41,14 @@ SWITCHES = {
 
 OFF = dict.fromkeys(SWITCHES.values(), False)
 
-CLUSTER_WIDE = {"Namespace", "ClusterRole", "ClusterRoleBinding", "RuntimeClass"}
+CLUSTER_WIDE = {
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Namespace",
+    "RuntimeClass",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+}
 
 
 def same(one: manifests.Objects, other: manifests.Objects) -> bool:
