@@ -1,7 +1,8 @@
 """Events, so that a container that sleeps and wakes all day is one line with a count and not a thousand.
 
-What happens for the first time is told at once. What happens again is added to the same Event, twice a minute at the
-most. All events of the node share a budget, below which they wait.
+What happens for the first time is told at once. What happens again is added to the same Event: after half a minute at the
+earliest, and later and later for as long as it goes on, since each write is one in the cluster's store. All events of the
+node share a budget, below which they wait.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from checkpointer.kubernetes.telling import Event
 
 log = logging.getLogger(__name__)
 
-SPACING = 30.0
-"""Seconds between two changes of one Event."""
+SPACING, LONGEST = 30.0, 600.0
+"""Seconds between two changes of one Event: the first two, and at the most; each is twice the last."""
 
 LASTS = 2700.0
 """Seconds after which it is told anew: the API server forgets an Event after an hour."""
@@ -28,8 +29,8 @@ LASTS = 2700.0
 MOST = 2000
 """Events remembered; those of the longest silence are forgotten first."""
 
-PER_SECOND, BURST = 5.0, 50.0
-"""All Events of the node."""
+PER_SECOND, BURST = 1.0, 50.0
+"""All Events of the node. (client-go gives a component one in five minutes and object, and a burst of 25.)"""
 
 COMPONENT, REPORTER = "zeropod", "zeropod.ctrox.dev/manager"
 """Who says so: for people, and as the original has it."""
@@ -54,6 +55,11 @@ class _Told:
     name: str = ""  # of the object; "" before there is one
     posted: int = 0  # the count that it has
     posted_at: float = 0.0
+    spacing: float = SPACING
+
+    def late(self, now: float) -> float:
+        """Seconds before its Event may be changed."""
+        return max(0.0, self.posted_at + self.spacing - now) if self.name else 0.0
 
 
 class Budget:
@@ -108,13 +114,15 @@ class Recorder:
             told = self._told.pop(series, None)
             if told is None or now - told.last > LASTS:
                 told = _Told(event, first=now, last=now)
+            if now - told.last > LONGEST:
+                told.spacing = SPACING  # it had stopped
             told.event, told.last = event, now
             told.count += 1
             self._told[series] = told
             while len(self._told) > MOST:
                 oldest = next(iter(self._told))
                 self.forgotten += self._told.pop(oldest).count > 0
-            late = max(0.0, told.posted_at + SPACING - now) if told.name else 0.0
+            late = told.late(now)
         self._due(series, late)
 
     def post(self, series: Series) -> float:
@@ -127,7 +135,7 @@ class Recorder:
             told = self._told.get(series)
             if told is None or told.count == told.posted:
                 return 0.0
-            if late := self._budget.take():
+            if late := told.late(self._clock()) or self._budget.take():
                 return late
             event, count, name, first, last = (
                 told.event,
@@ -147,6 +155,8 @@ class Recorder:
                 extra={"pod": f"{series.namespace}/{series.pod}", "reason": error.message},
             )
         with self._lock:
+            if told.posted:
+                told.spacing = min(LONGEST, 2 * told.spacing)
             told.name, told.posted, told.posted_at = name, count, self._clock()
         return 0.0
 

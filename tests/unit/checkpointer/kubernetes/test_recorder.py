@@ -56,6 +56,56 @@ def test_the_first_time_is_told_at_once(bench):
     assert bench.server.asked[1][1]["lastTimestamp"] == "1970-01-01T00:16:41Z"
 
 
+def test_what_goes_on_is_told_more_and_more_rarely(bench):
+    """A pod that sleeps and wakes all day changes its Event six times an hour, and what has stopped begins anew."""
+    told = []
+    for _ in range(3600):
+        before = len(bench.server.asked)
+        bench.happens()
+        bench.recorder.post(WHO)
+        told += [bench.now - 1000] * (len(bench.server.asked) - before)
+        bench.now += 1
+    assert told == [0, 30, 90, 210, 450, 930, 1530, 2130, 2730, 3330]
+    bench.now += recorder.LONGEST
+    assert bench.happens() == 0
+    bench.recorder.post(WHO)
+    bench.now += 1
+
+    assert bench.happens() == 2 * recorder.SPACING - 1
+    assert {method for method, _ in bench.server.asked[1:]} == {"PATCH"}
+
+
+def test_who_asks_too_early_is_told_when(bench):
+    """A series may have been due since before its last change."""
+    bench.happens()
+    bench.recorder.post(WHO)
+    bench.happens()
+
+    assert bench.recorder.post(WHO) == recorder.SPACING
+    assert len(bench.server.asked) == 1
+
+
+def test_a_node_that_thrashes_is_bounded(bench):
+    """A hundred pods that sleep and wake all the time: some writes a minute, not some a second."""
+    many = [WHO._replace(uid=str(number), reason=reason) for number in range(100) for reason in ("Running", "ScaledDown")]  # fmt: skip
+    due = dict.fromkeys(many, 0.0)
+    for _ in range(3600):
+        for series in many:
+            bench.recorder.note(series, RUNNING)
+            if due[series] <= bench.now:
+                due[series] = bench.now + bench.recorder.post(series)
+        bench.now += 1
+    first, bench.server.asked = len(bench.server.asked), []
+    for _ in range(600):
+        for series in many:
+            bench.recorder.note(series, RUNNING)
+            bench.recorder.post(series)
+        bench.now += 1
+
+    assert first <= recorder.BURST + 3600 * recorder.PER_SECOND
+    assert len(bench.server.asked) <= 1.01 * len(many)
+
+
 def test_what_was_told_is_not_told_again(bench):
     """A series may be due more often than there is something to say."""
     bench.happens()
