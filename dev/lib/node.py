@@ -29,6 +29,10 @@ log = logging.getLogger("dev")
 #: Seconds after which a node that is not up has failed; one with Kubernetes.
 PATIENCE, KUBERNETES_PATIENCE = 90.0, 240.0
 
+#: Seconds after which plugin and daemon have to serve again: a planned stop may finish what was begun, and then BPF
+#: programs are compiled.
+RELOAD_PATIENCE = 70.0
+
 #: What of its state is where in the node: containerd's snapshots are overlays themselves, whose layers must lie on a
 #: real file system, and so must what pods are given.
 FOLDERS = {"containerd": "/var/lib/containerd", "zeropod": "/var/lib/zeropod", "log": "/var/log"}
@@ -101,6 +105,7 @@ class Node:
         variant: str = "debian",
         zeropod: bool = True,
         kubernetes: bool = False,
+        own: bool = False,
     ) -> None:
         """Starts it and waits until pods can be run; a running one of the same kind is left as it is.
 
@@ -109,15 +114,19 @@ class Node:
             variant: which containerd.
             zeropod: whether plugin and daemon run on it as services.
             kubernetes: whether it is a cluster of one, on which nothing of ours is but what is installed there.
+            own: whether it must not run yet, because the caller ends it.
 
         Raises:
-            DevError: It runs already as another kind, or did not come up.
+            DevError: It runs already as another kind, or for somebody else, or did not come up.
         """
         kind = {"variant": variant, "zeropod": zeropod, "kubernetes": kubernetes}
         with self.locked():
             facts = self.facts() or {}
             same = all(facts.get(key, False) == value for key, value in kind.items())
             if self.ready():
+                if own:
+                    raise DevError("node %s runs: for another %s, or for one that was killed. Then: dev/node stop --name %s" % (
+                        self.name, sys.argv[0], self.name))  # fmt: skip
                 if not same:
                     raise DevError("node %s runs as %s. Run: dev/node stop --name %s" % (
                         self.name, described(facts), self.name))  # fmt: skip
@@ -274,7 +283,11 @@ class Node:
         os.execvp(words[0], words)
 
     def reload(self, environment: Environment) -> None:
-        """Puts the checkout's code into the running node and restarts plugin and daemon."""
+        """Puts the checkout's code into the running node, restarts plugin and daemon, and waits until they serve.
+
+        Raises:
+            DevError: The node does not run, or one of them does not come back.
+        """
         with self.locked():
             pid = self.pid()
             if not pid:
@@ -283,14 +296,41 @@ class Node:
             code.install(root, environment.project)
             if environment.supervisor:
                 code.install_files(environment.supervisor, root)
-            for name in ("daemon", "plugin"):
-                try:
-                    inside = (
-                        (root / "run/node" / (name + ".pid")).read_text(encoding="ascii").strip()
-                    )
-                except OSError:
-                    continue
+            before = [(name, self._service(root, name)) for name in ("daemon", "plugin")]
+            ended = [(name, inside) for name, inside in before if inside]
+            for _, inside in ended:
                 process.call(self.entry(["kill", inside]))
+
+            def back() -> bool:
+                """Whether their successors serve, and know each other."""
+                fresh = all(
+                    self._service(root, name) not in ("", inside) for name, inside in ended
+                )
+                return fresh and (len(ended) < len(before) or self._plugin_is_known())
+
+            try:
+                patience.until(back, RELOAD_PATIENCE)
+            except TimeoutError as error:
+                raise DevError(
+                    "plugin and daemon do not serve again: %s. Run: dev/node logs --name %s"
+                    % (error, self.name)
+                ) from error
+
+    def _service(self, root: Path, name: str) -> str:
+        """The pid of one of its services as the node sees it; "" if it does not run."""
+        try:
+            return (root / "run/node" / (name + ".pid")).read_text(encoding="ascii").strip()
+        except OSError:
+            return ""
+
+    def _plugin_is_known(self) -> bool:
+        """Whether the daemon answers, and has heard of the plugin."""
+        try:
+            return bool(
+                json.loads(process.run(self.entry(["zeropod", "status", "-o", "json"])))["plugin"]
+            )
+        except DevError:
+            return False
 
 
 def nodes(cache: Cache) -> List[Node]:
