@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
+import mmap
 import os
 import re
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ def main() -> int:
         print(json.dumps(results, indent=2))
         return 0
     for name, value in results.items():
-        print(f"{name:<58} {value}")
+        print(f"{name:<70} {value}")
     return 0
 
 
@@ -44,14 +47,16 @@ def measure() -> dict[str, Any]:
     time.sleep(1)
     before = memory()
     try:
-        supervisors = 0
+        supervisors, containers = 0, []
         for number in range(PODS):
             pod, container = rows.start(row, f"idle-{number}")
             pods.append(pod)
             daemon.sleep(f"bench/idle-{number}")
             supervisors += private(container.pid)
+            containers.append(container)
         time.sleep(2)
-        after, images = memory(), on_disk()
+        after, images, cached = memory(), on_disk(), in_page_cache()
+        charged = [cgroup(container.pid) for container in containers]
         begun = cpu()
         time.sleep(SECONDS)
         used = (cpu() - begun) / SECONDS
@@ -63,8 +68,15 @@ def measure() -> dict[str, Any]:
         "daemon, plugin and helpers with no pod, PSS MB": round(sum(before.values()) / 1e6, 1),
         "  of it": {name: round(value / 1e6, 1) for name, value in before.items()},
         "a sleeping redis: held by daemon and helpers, KB": round(held / 1e3),
-        "a sleeping redis: its own processes (supervisor), KB": round(supervisors / PODS / 1e3),
+        "a sleeping redis: its cgroup, kernel memory included, KB": kilobytes(
+            u for u, _ in charged
+        ),
+        "  of it its own processes (the supervisor), KB": round(supervisors / PODS / 1e3),
+        "a sleeping redis: page cache in its cgroup (files of its image), KB": kilobytes(
+            c for _, c in charged
+        ),
         "a sleeping redis: image on disk, MB": round(images / PODS / 1e6, 1),
+        "  of it in the page cache, MB": round(cached / PODS / 1e6, 1),
         f"CPU of all of it while {PODS} sleep, %": round(100 * used, 2),
     }
 
@@ -108,6 +120,44 @@ def cpu() -> float:
             )
             ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def kilobytes(each: Iterable[int]) -> int:
+    """The average pod's."""
+    return round(sum(each) / PODS / 1e3)
+
+
+def cgroup(pid: int) -> tuple[int, int]:
+    """Bytes charged to a process' memory cgroup: what its processes and the kernel hold for it, and page cache beside."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for root, current, cache in (
+            (Path(f"/sys/fs/cgroup/memory{path}"), "memory.usage_in_bytes", "total_cache"),
+            (Path(f"/sys/fs/cgroup{path}"), "memory.current", "file"),
+        ):
+            if controllers in ("", "memory") and (root / current).exists():
+                text = (root / "memory.stat").read_text(encoding="ascii")
+                found = dict(row.split() for row in text.splitlines())
+                cached = int(found[cache])
+                return int((root / current).read_text(encoding="ascii")) - cached, cached
+    raise LookupError(pid)
+
+
+def in_page_cache() -> int:
+    """Bytes of all images that are in memory, and can be had back at any time (mincore(2))."""
+    page, count = mmap.PAGESIZE, 0
+    for path in IMAGES.rglob("*"):
+        if path.is_file() and (size := path.stat().st_size):
+            with (
+                path.open("rb") as file,
+                mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) as mapped,
+            ):
+                seen = (ctypes.c_ubyte * -(-size // page))()
+                start = ctypes.c_char.from_buffer(mapped)
+                ctypes.CDLL(None).mincore(ctypes.byref(start), ctypes.c_size_t(size), seen)
+                del start  # else the map could not be closed
+                count += page * sum(one & 1 for one in seen)
+    return count
 
 
 def on_disk() -> int:

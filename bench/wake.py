@@ -1,8 +1,8 @@
 """Time to the first byte of a sleeping pod's answer, against the same request awake. Runs inside the dev node.
 
 For each row: a new connection and one from before the sleep, the image in the page cache (hot) and dropped from it
-(cold). A wake's phases are the daemon's own clock and add up to its total; the client's figure holds what is around it
-as well (the network, the hold, scheduling).
+(cold). The phases of a wake and of a sleep are the daemon's own clock; shown are means, which add up to their total. The
+client's figure holds what is around a wake as well (the network, the hold, scheduling).
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
     reference = f"bench/{name}"
     pod, container = rows.start(row, name)
     figures: dict[str, list[float]] = defaultdict(list)
-    phases: dict[str, list[float]] = defaultdict(list)
+    phases: dict[str, dict[str, list[float]]] = {
+        "wake": defaultdict(list),
+        "sleep": defaultdict(list),
+    }
     size = 0
     try:
         kept = connect(pod.ip, row)
@@ -71,19 +74,29 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
             info = _asleep(daemon, reference)
             size = info.image_bytes
             figures["sleep"].append(info.sleep_ms)
+            for phase, took in info.sleep_phases.items():
+                phases["sleep"][phase].append(took)
             if cold:
                 forget_pages(container.id)
             time.sleep(SETTLE)
             figures[f"{what.__name__} {'cold' if cold else 'hot'}"].append(milliseconds(what))
-            for phase, took in _woken(daemon, reference).wake_phases.items():
-                phases[phase].append(took)
+            info = _woken(daemon, reference)
+            figures["wake"].append(info.wake_ms)
+            for phase, took in info.wake_phases.items():
+                phases["wake"][phase].append(took)
     finally:
         pod.remove()
     return {
         "image_mb": size / 1e6,
         "n": rounds,
         **{name: _spread(values) for name, values in sorted(figures.items())},
-        "phases": {name: statistics.median(values) for name, values in phases.items()},
+        "phases": {
+            move: {
+                **_means(found, 4 * rounds),
+                "total": statistics.mean(figures[move]),
+            }
+            for move, found in phases.items()
+        },
     }
 
 
@@ -140,6 +153,12 @@ def _woken(daemon: Daemon, reference: str) -> Any:
     return info
 
 
+def _means(phases: dict[str, list[float]], rounds: int) -> dict[str, float]:
+    """What each phase takes, the longest first; one that did not happen took nothing."""
+    found = {name: sum(values) / rounds for name, values in phases.items()}
+    return dict(sorted(found.items(), key=lambda phase: -phase[1]))
+
+
 def _spread(values: list[float]) -> dict[str, float]:
     ordered = sorted(values)
     return {
@@ -171,11 +190,12 @@ def _table(results: dict[str, Any]) -> str:
         lines.append(
             f"20 pods at once: slowest of the 20, median {slow['p50']:.0f}, worst {slow['max']:.0f}"
         )
-    lines += ["", "phases of a wake by the daemon's clock, median:"]
-    for name, row in results.items():
-        if "phases" in row:
-            parts = ", ".join(f"{phase} {took:.1f}" for phase, took in row["phases"].items())
-            lines.append(f"  {name:<15} {parts}; sum {sum(row['phases'].values()):.1f}")
+    for move in ("wake", "sleep"):
+        lines += ["", f"phases of a {move} by the daemon's clock, mean, and their total:"]
+        for name, row in results.items():
+            if "phases" in row:
+                parts = [f"{phase} {took:.1f}" for phase, took in row["phases"][move].items()]
+                lines.append(f"  {name:<15} {', '.join(parts)}")
     return "\n".join(lines)
 
 
