@@ -12,10 +12,12 @@ class Declared:
     Attributes:
         probes: All of them.
         ready: Whether the kubelet takes it for Ready.
+        leaving: Whether its pod is being deleted.
     """
 
     probes: tuple[Probe, ...] = ()
     ready: bool = True
+    leaving: bool = False
 
 
 def unknown() -> Declared | None:

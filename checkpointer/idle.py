@@ -85,6 +85,7 @@ class Facts:
         work: What it used then, for people.
         measured: Whether its CPU use is known, if the policy asks for it.
         ready: Whether the kubelet takes it for Ready, as far as that is known.
+        leaving: Whether its pod is being deleted, as far as that is known.
         spared: Since when it is awake only for an ignored peer; 0 = it is not.
     """
 
@@ -104,6 +105,7 @@ class Facts:
     work: str = ""
     measured: bool = True
     ready: bool = True
+    leaving: bool = False
     spared: float = 0.0
 
 
@@ -130,6 +132,9 @@ def decide(now: float, facts: Facts, policy: Policy) -> Idle | Busy:
     scaledown = policy.scaledown
     if facts.sessions:
         return Busy(now + scaledown, f"{facts.sessions} exec session(s)")
+    if facts.leaving:
+        # It may shut down quietly for longer than its scaledown-duration. Asleep it would not go on with that.
+        return Busy(now + scaledown, "its pod is being deleted, and it shuts down")
     # The answer may come at any moment and starts the clock anew; looking once a period is enough.
     for asks, because in _WAITING.items():
         asked, where = _asked(facts.seen, asks)

@@ -155,6 +155,7 @@ class Lookout:
             work=container.meter.words,
             measured=measured,
             ready=declared is None or declared.ready,
+            leaving=declared is not None and declared.leaving,
             spared=self._spared,
         )
         decision = idle.decide(now, facts, container.record.policy)

@@ -96,13 +96,14 @@ class Pod:
             thing.get("status") or {},
         )
         labels, notes = metadata.get("labels") or {}, metadata.get("annotations") or {}
+        leaving = "deletionTimestamp" in metadata
         return cls(
             uid=metadata["uid"],
             namespace=metadata["namespace"],
             name=metadata["name"],
             version=metadata.get("resourceVersion", ""),
             qos=status.get("qosClass", ""),
-            leaving="deletionTimestamp" in metadata,
+            leaving=leaving,
             over=status.get("phase") in {"Succeeded", "Failed"},
             mirror=_CONFIG_MIRROR in notes,
             whole=bool(spec.get("resources")),
@@ -118,7 +119,7 @@ class Pod:
             },
             containers=tuple(_containers(spec)),
             pending=_pending(status),
-            declared=probes.declared(spec, status),
+            declared=probes.declared(spec, status, leaving=leaving),
         )
 
     def newer(self, other: Pod) -> bool:

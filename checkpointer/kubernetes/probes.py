@@ -21,7 +21,9 @@ _KINDS: Mapping[str, Kind] = {
 }
 
 
-def declared(spec: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Declared]:
+def declared(
+    spec: Mapping[str, Any], status: Mapping[str, Any], *, leaving: bool = False
+) -> dict[str, Declared]:
     """Return what is declared, by container; sidecars are among them."""
     ready = {
         one["name"]: bool(one.get("ready"))
@@ -30,7 +32,8 @@ def declared(spec: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, De
     }
     found = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
     return {
-        one["name"]: Declared(tuple(_probes(one)), ready.get(one["name"], False)) for one in found
+        one["name"]: Declared(tuple(_probes(one)), ready.get(one["name"], False), leaving)
+        for one in found
     }
 
 

@@ -39,17 +39,21 @@ def ours(node: str) -> list[Any]:
 
 
 def test_a_sleeping_pod_is_deleted(deploy: Callable[..., App]) -> None:
-    """It is woken to end as it would have awake: what its SIGTERM handler says is in the log, within the grace period."""
-    script = "trap 'echo goodbye; exit 0' TERM; httpd -p 8080; while :; do sleep 1; done"
+    """It is woken to end as it would have awake: what its SIGTERM handler says is in the log, within the grace period.
+
+    It is given that, too: it does not fall asleep again while it shuts down.
+    """
+    script = "trap 'sleep 8; echo goodbye; exit 0' TERM; httpd -p 8080; while :; do sleep 1; done"
     app = deploy(
         workloads.container("web", workloads.BUSYBOX, "sh", "-c", script, port=8080),
         annotations={**SOON, "cpu-threshold": "0"},
+        terminationGracePeriodSeconds=60,
     )
     app.asleep()
     words = ["-n", workloads.NAMESPACE, app.pod]
     with kubectl.background("logs", "-f", *words) as running:
-        kubectl.run("delete", "pod", *words, fast=60)
-        told, _ = running.communicate(timeout=30)
+        kubectl.run("delete", "pod", *words, fast=120)
+        told, _ = running.communicate(timeout=60)
     assert "goodbye" in told
     assert not kubectl.exists("pod", *words)
 

@@ -178,6 +178,13 @@ def test_min_awake_counts_from_the_wake_whatever_the_traffic():
     )
 
 
+def test_who_shuts_down_stays_awake():
+    """However quietly: nobody would wake it to go on with that before its grace period is over."""
+    decision = when(160.0, Seen(90.0, 100.0), leaving=True)
+    assert isinstance(decision, Busy)
+    assert "is being deleted" in decision.because
+
+
 def test_who_is_not_ready_stays_awake():
     """Asleep it would be answered for, as if it were."""
     decision = when(160.0, Seen(90.0, 100.0), ready=False)

@@ -1,7 +1,10 @@
 """A pod's declarations, from the API server's JSON."""
 
+from fakes.pods import pod
+
 from checkpointer.declared import Declared
 from checkpointer.kubernetes import probes
+from checkpointer.kubernetes.pods import Pod
 from redirector.probes import Probe
 
 WEB = {
@@ -48,3 +51,12 @@ def test_readiness_is_the_kubelets_word():
         "side": Declared(ready=True),
     }
     assert probes.declared({}, {}) == {}
+
+
+def test_a_pod_that_is_being_deleted_says_so_for_its_containers():
+    """They shut down, whatever else is declared of them."""
+    thing = pod("web")
+    thing["metadata"] |= {"uid": "u", "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    assert Pod.of(thing).declared["app"].leaving
+    del thing["metadata"]["deletionTimestamp"]
+    assert not Pod.of(thing).declared["app"].leaving
