@@ -22,7 +22,7 @@ SAVED = {
 }
 """Annotations with the requests that containers had before they fell asleep: JSON, by container. The original's."""
 
-_CONFIG_MIRROR = "kubernetes.io/config.mirror"
+_CONFIG_MIRROR, _CONFIG_HASH = "kubernetes.io/config.mirror", "kubernetes.io/config.hash"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +47,9 @@ class Pod:
     """One pod of the node.
 
     Attributes:
-        uid: Its own; a successor of the same name has another.
+        uid: As the node knows it; a successor of the same name has another. That of a static pod is the kubelet's hash of
+            its file, by which kubectl looks for its events, too.
+        object_uid: As the API server knows it; another only for a static pod, whose object is an image of it.
         namespace: Where.
         name: Its name.
         version: Of the object.
@@ -66,6 +68,7 @@ class Pod:
     """
 
     uid: str
+    object_uid: str
     namespace: str
     name: str
     version: str
@@ -97,15 +100,17 @@ class Pod:
         )
         labels, notes = metadata.get("labels") or {}, metadata.get("annotations") or {}
         leaving = "deletionTimestamp" in metadata
+        mirror = _CONFIG_MIRROR in notes
         return cls(
-            uid=metadata["uid"],
+            uid=(notes.get(_CONFIG_HASH) if mirror else "") or metadata["uid"],
+            object_uid=metadata["uid"],
             namespace=metadata["namespace"],
             name=metadata["name"],
             version=metadata.get("resourceVersion", ""),
             qos=status.get("qosClass", ""),
             leaving=leaving,
             over=status.get("phase") in {"Succeeded", "Failed"},
-            mirror=_CONFIG_MIRROR in notes,
+            mirror=mirror,
             whole=bool(spec.get("resources")),
             owner=_owner(metadata.get("ownerReferences") or []),
             template=labels.get("pod-template-hash", ""),
@@ -123,7 +128,13 @@ class Pod:
         )
 
     def newer(self, other: Pod) -> bool:
-        """Whether this is a later version of the same object. Versions are numbers, although nobody should know that."""
+        """Whether this is what counts of two objects for one uid, mostly as the later version of the same.
+
+        A static pod's object is made anew by the kubelet. But anybody may give a pod the annotations of one, so that it
+        never counts more than who has that uid of the API server. Versions are numbers, although nobody should know that.
+        """
+        if (self.uid == self.object_uid) is not (other.uid == other.object_uid):
+            return self.uid == self.object_uid
         if not (self.version.isdecimal() and other.version.isdecimal()):
             return self.version != other.version
         return int(self.version) > int(other.version)

@@ -290,7 +290,7 @@ class Reconciler:
         if not wanted and not annotations:
             return pod
         # The uid is a precondition: not another pod of the same name.
-        metadata: dict[str, Any] = {"uid": pod.uid}
+        metadata: dict[str, Any] = {"uid": pod.object_uid}
         if wanted:
             metadata["labels"] = dict(wanted)
         if annotations:
@@ -319,7 +319,7 @@ class Reconciler:
         return self._watch.put(answer)
 
     def _resize(self, pod: Pod, plan: scaling.Plan) -> Pod:
-        metadata = {"uid": pod.uid}
+        metadata = {"uid": pod.object_uid}
         if plan.down:
             metadata["resourceVersion"] = pod.version
         body = {"metadata": metadata, **plan.resize(pod)}
@@ -343,7 +343,7 @@ class Reconciler:
             answer = self._api.request("GET", _path(pod), verb="get", resource="pods")
         except errors.NotFound:
             return False
-        return bool(answer["metadata"]["uid"] == pod.uid)
+        return bool(answer["metadata"]["uid"] == pod.object_uid)
 
     def _settle(self, pod: Pod) -> None:
         """Somebody changed it, or it is another one of the same name: see which.
@@ -356,7 +356,7 @@ class Reconciler:
         except errors.NotFound:
             self._watch.forget(pod.uid)
             return
-        if answer["metadata"]["uid"] != pod.uid:
+        if answer["metadata"]["uid"] != pod.object_uid:
             self._watch.forget(pod.uid)
             return
         self._watch.put(answer)

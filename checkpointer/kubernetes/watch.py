@@ -151,7 +151,8 @@ class Watch:
             answer = self._client.request("GET", PATH, verb="list", resource="pods", query=query)
             for thing in answer.get("items") or []:
                 pod = Pod.of(thing)
-                found[pod.uid] = pod
+                if (known := found.get(pod.uid)) is None or pod.newer(known):
+                    found[pod.uid] = pod
             metadata = answer.get("metadata") or {}
             if not metadata.get("continue"):
                 break
@@ -197,9 +198,11 @@ class Watch:
         self._gone = 0
         pod = Pod.of(thing)
         with self._lock:
+            known = self._pods.get(pod.uid)
             if event["type"] == "DELETED":
-                self._pods.pop(pod.uid, None)
-            elif (known := self._pods.get(pod.uid)) is None or pod.newer(known):
+                if known is not None and known.object_uid == pod.object_uid:
+                    del self._pods[pod.uid]
+            elif known is None or pod.newer(known):
                 self._pods[pod.uid] = pod
         self._changed(pod.uid)
         return version

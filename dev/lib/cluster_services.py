@@ -22,6 +22,7 @@ PODS, SERVICES, API_SERVICE = "10.88.0.0/16", "10.96.0.0/16", "10.96.0.1"
 
 FOLDER = Path("/etc/kubernetes")
 PKI = FOLDER / "pki"
+STATIC = FOLDER / "manifests"
 
 ADMIN = FOLDER / "admin.conf"
 """With which everything is allowed, from the node itself and from wherever the API is at 127.0.0.1:6443."""
@@ -107,7 +108,7 @@ def prepare(name: str) -> None:
     """Writes what the services need: addresses, certificates, configurations."""
     _network(name)
     _system()
-    FOLDER.mkdir(exist_ok=True)
+    STATIC.mkdir(parents=True, exist_ok=True)
     if not (PKI / "done").exists():
         PKI.mkdir(exist_ok=True)
         _certificates(name)
@@ -129,6 +130,7 @@ def prepare(name: str) -> None:
         "clusterDomain": "cluster.local",
         "resolvConf": "/etc/resolv.conf",
         "failSwapOn": False,
+        "staticPodPath": str(STATIC),
         # Lowering it and raising this one take CAP_SYS_RESOURCE.
         "oomScoreAdj": 0,
         "maxOpenFiles": _most_files(),
