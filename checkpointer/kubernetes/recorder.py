@@ -87,6 +87,7 @@ class Recorder:
         request: Asks the API server.
         node: Where this is.
         due: Called with a series and the seconds until `post` is to be called for it.
+        sidecar: Whether a series is about a container that stands among its pod's init containers; False if that is not known.
         clock: Seconds since the epoch.
     """
 
@@ -95,11 +96,13 @@ class Recorder:
         request: Callable[..., dict[str, Any]],
         node: str,
         due: Callable[[Series, float], None],
+        sidecar: Callable[[Series], bool] = lambda _: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._request = request
         self._node = node
         self._due = due
+        self._sidecar = sidecar
         self._clock = clock
         self._lock = threading.Lock()
         self._told: dict[Series, _Told] = {}
@@ -209,7 +212,7 @@ class Recorder:
                 "namespace": series.namespace,
                 "name": series.pod,
                 "uid": series.uid,
-                **_field(series.container),
+                **self._field(series),
             },
             "reason": event.reason,
             "action": event.reason,
@@ -223,10 +226,12 @@ class Recorder:
             "reportingInstance": self._node,
         }
 
-
-def _field(container: str) -> dict[str, str]:
-    """Which part of the pod; none if it is about the whole."""
-    return {"fieldPath": f"spec.containers{{{container}}}"} if container else {}
+    def _field(self, series: Series) -> dict[str, str]:
+        """Which part of the pod; none if it is about the whole."""
+        if not series.container:
+            return {}
+        among = "initContainers" if self._sidecar(series) else "containers"
+        return {"fieldPath": f"spec.{among}{{{series.container}}}"}
 
 
 def _path(series: Series) -> str:

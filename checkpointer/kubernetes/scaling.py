@@ -92,7 +92,14 @@ def plan(pod: Pod, asleep: Collection[str], refused: str = "") -> Plan:
     if pod.over or pod.leaving:
         return Plan()
     wanted: dict[str, dict[str, str]] = {}
-    saved = {resource: dict(pod.saved.get(resource) or {}) for resource in LEAST}
+    names = {container.name for container in pod.containers}
+    # A name that no container has came with a copy of another pod's annotations; nobody would ever take it away.
+    saved = {
+        resource: {
+            name: text for name, text in (pod.saved.get(resource) or {}).items() if name in names
+        }
+        for resource in LEAST
+    }
     reasons: dict[str, str] = {}
     for container in pod.containers:
         for resource, least in LEAST.items():

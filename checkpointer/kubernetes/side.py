@@ -68,7 +68,9 @@ class Side:
         self._model = Model()
         self._work: Work[Key] = Work()
         self._watch = Watch(client, settings.node_name, self._work.add, self._heard)
-        self._recorder = Recorder(client.request, settings.node_name, self._work.add)
+        self._recorder = Recorder(
+            client.request, settings.node_name, self._work.add, self._sidecar
+        )
         self._reconciler = Reconciler(client, self._watch, self._model, labels, scaling, self._say)
         self._threads = [
             threading.Thread(target=self._serve, name=f"api {number}", daemon=True)
@@ -152,6 +154,12 @@ class Side:
             self._recorder.note(who, event)
 
     # --- threads -----------------------------------------------------------------------------------------------------
+
+    def _sidecar(self, series: Series) -> bool:
+        pod = self._watch.get(series.uid)
+        return pod is not None and any(
+            each.sidecar and each.name == series.container for each in pod.containers
+        )
 
     def _say(self, pod: Pod, container: str, event: Event) -> None:
         if self._events.on():

@@ -30,7 +30,10 @@ class Bench:
     def __init__(self):
         self.server, self.now, self.due = Server(), 1000.0, []
         self.recorder = recorder.Recorder(
-            self.server.request, "node-1", lambda *due: self.due.append(due), lambda: self.now
+            self.server.request,
+            "node-1",
+            lambda *due: self.due.append(due),
+            clock=lambda: self.now,
         )
 
     def happens(self, series=WHO):

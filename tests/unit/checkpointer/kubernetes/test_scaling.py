@@ -135,6 +135,17 @@ def test_a_refusal_keeps_the_rest():
     assert scaling.plan(down, set(), "for a reason").requests == {"app": {"cpu": "100m"}}
 
 
+@pytest.mark.parametrize("asleep", [(), ("app",)])
+def test_names_of_nobody_are_taken_away(asleep):
+    """They come with annotations that were copied from another pod; its own note stays as long as it sleeps."""
+    before = pod(LEAST if asleep else BOTH, saved={"cpu": '{"app":"100m","other":"1"}'})
+    plan = scaling.plan(before, asleep)
+    assert not plan.requests
+    assert plan.done == {SAVED["cpu"]: '{"app":"100m"}' if asleep else None}
+
+    assert not scaling.plan(carried_out(before, plan), asleep)
+
+
 @pytest.mark.parametrize("text", ["none", "[]", '{"app":1}', '{"app":"a lot"}'])
 def test_a_note_that_cannot_be_read_is_left_alone(text):
     """And said: nobody knows what it asked for."""

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from fakes.apiserver import away, busy
-from fakes.clusters import quiet, until
+from fakes.clusters import described, quiet, until
 
 from checkpointer import cgroups
 from checkpointer.containers import Record
@@ -317,6 +317,20 @@ async def test_sleeps_and_wakes_are_events_of_their_pod(begin, daemon, cluster):
     assert (event["type"], event["count"]) == ("Normal", 1)
     assert event["involvedObject"]["uid"] == "uid-web"
     assert event["involvedObject"]["fieldPath"] == "spec.containers{app}"
+
+
+async def test_a_sidecar_is_named_where_it_stands(begin, daemon, cluster, server):
+    """Among the init containers, as kubectl has it."""
+    thing = described("web")
+    thing["spec"]["initContainers"] = [{"name": "proxy", "restartPolicy": "Always"}]
+    server.put("pods", thing)
+    side = begin(**EVENTS, **LABELS)
+    await until(lambda: side.view().synced)
+    daemon.sleeps("web", container="proxy")
+    await until(lambda: "ScaledDown" in cluster.events())
+
+    where = cluster.events()["ScaledDown"]["involvedObject"]["fieldPath"]
+    assert where == "spec.initContainers{proxy}"
 
 
 async def test_a_pod_that_flaps_is_no_flood(begin, daemon, cluster, server):
