@@ -5,7 +5,6 @@ some 10 ms of CPU) was measured to delay the first byte of the last.
 """
 
 import threading
-from types import TracebackType
 from typing import Self
 
 
@@ -21,12 +20,7 @@ class Rush:
             self._urgent += 1
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._changed:
             self._urgent -= 1
             if not self._urgent:

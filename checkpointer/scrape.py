@@ -7,7 +7,6 @@ import socketserver
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Any, ClassVar, Self
 from wsgiref import simple_server
 
@@ -146,12 +145,7 @@ class Scrape:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -44,10 +44,11 @@
 // getpid, kill, openat, prctl, prlimit64, rt_sigaction, rt_sigprocmask, rt_sigqueueinfo, rt_sigtimedwait, setsid, wait4,
 // writev. /proc is not needed.
 
+#include "bare-call.h"
+
 #include <asm/errno.h>
 #include <asm/siginfo.h>
 #include <asm/signal.h>
-#include <asm/unistd.h>
 #include <linux/fcntl.h>
 #include <linux/prctl.h>
 #include <linux/resource.h>
@@ -79,34 +80,13 @@ typedef unsigned long sigset; // the kernel's 64 signals
 
 #if defined(__x86_64__)
 __asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall begin\n\thlt\n");
-
-static long call5(long n, long a, long b, long c, long d, long e)
-{
-	long result;
-	register long r10 __asm__("r10") = d;
-	register long r8 __asm__("r8") = e;
-	__asm__ volatile("syscall" : "=a"(result) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8) : "rcx", "r11", "memory");
-	return result;
-}
 #elif defined(__aarch64__)
 __asm__(".globl _start\n_start:\n\tmov x29, #0\n\tmov x30, #0\n\tmov x0, sp\n\tand sp, x0, #-16\n\tb begin\n");
-
-static long call5(long n, long a, long b, long c, long d, long e)
-{
-	register long x8 __asm__("x8") = n;
-	register long x0 __asm__("x0") = a;
-	register long x1 __asm__("x1") = b;
-	register long x2 __asm__("x2") = c;
-	register long x3 __asm__("x3") = d;
-	register long x4 __asm__("x4") = e;
-	__asm__ volatile("svc #0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
-	return x0;
-}
 #else
 #error "unknown architecture"
 #endif
 
-#define CALL(n, a, b, c, d) call5(__NR_##n, (long)(a), (long)(b), (long)(c), (long)(d), 0)
+#define CALL(n, a, b, c, d) call(__NR_##n, (long)(a), (long)(b), (long)(c), (long)(d), 0)
 
 // What the kernel takes as struct sigaction when no handler is set: SIG_DFL, no flags, no restorer, no mask.
 static const struct {

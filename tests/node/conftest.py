@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from node import criu_lab, leaks
+from node.clients import Sleeper, Sleepers
 from node.plugins import Plugin
 
 from checkpointer.cgroups import Slice
@@ -109,6 +110,20 @@ def plugin_serves() -> bool:
 def pod(pods: Callable[..., cri.Pod]) -> cri.Pod:
     """A pod without annotations."""
     return pods()
+
+
+@pytest.fixture
+def sleepers(pods: Callable[..., cri.Pod]) -> Iterator[Sleepers]:
+    """Managed pods; none of them may have been harmed when the test is over."""
+    started = Sleepers(pods)
+    yield started
+    started.check()
+
+
+@pytest.fixture
+def talker(sleepers: Sleepers) -> Sleeper:
+    """A pod that runs servers/talker.py."""
+    return sleepers.talker()
 
 
 @pytest.fixture

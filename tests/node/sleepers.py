@@ -28,6 +28,16 @@ PORT = 7
 
 IMAGES = settings.Settings().state_dir / "images"
 
+#: For `python`: has it answer datagrams on port 9, too.
+DATAGRAMS = """
+def answer():
+    plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    plain.bind(("0.0.0.0", 9))
+    while True:
+        plain.sendto(*plain.recvfrom(100))
+threading.Thread(target=answer, daemon=True).start()
+"""
+
 SERVER = """
 import ctypes, glob, json, os, resource, signal, socket, socketserver, subprocess, sys, threading, time
 memory = {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import defaultdict
-from types import TracebackType
 from typing import Self
 
 from websockets.exceptions import ConnectionClosed
@@ -114,10 +113,5 @@ class Stream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -21,16 +21,6 @@ ANNOTATIONS = {sleepers.SCALEDOWN: "1s", "zeropod.ctrox.dev/dry-run": "true"}
 
 pytestmark = pytest.mark.annotation("dry-run")
 
-#: Also answers datagrams.
-DATAGRAMS = """
-def answer():
-    plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    plain.bind(("0.0.0.0", 9))
-    while True:
-        plain.sendto(*plain.recvfrom(100))
-threading.Thread(target=answer, daemon=True).start()
-"""
-
 
 def start(
     pods: Pods, setup: str = "", annotations: dict[str, str] = ANNOTATIONS
@@ -87,7 +77,7 @@ def test_nothing_sleeps(pods: Pods) -> None:
 
 def test_each_cause_of_a_wake(pods: Pods) -> None:
     """A connection, data on one from before, a datagram and an exec would have woken it, each once; then it would sleep again."""
-    one = start(pods, DATAGRAMS)
+    one = start(pods, sleepers.DATAGRAMS)
     with one.talk() as talk:
         talk.ask("1")
         would_sleep(one)

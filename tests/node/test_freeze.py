@@ -112,15 +112,12 @@ def test_an_open_connection(pods: Pods) -> None:
 
 def test_other_doors(pods: Pods) -> None:
     """A datagram, an exec and a signal thaw it."""
-    setup = """
-def answer():
-    plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    plain.bind(("0.0.0.0", 9))
-    while True:
-        plain.sendto(*plain.recvfrom(100))
-threading.Thread(target=answer, daemon=True).start()
+    setup = (
+        sleepers.DATAGRAMS
+        + """
 signal.signal(signal.SIGHUP, lambda *_: print('heard', flush=True))
 """
+    )
     one = start(pods, setup)
     one.sleep()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:

@@ -26,14 +26,6 @@ SCRAPER = "10.88.0.250"
 BUSY = "threading.Thread(target=lambda: [0 for _ in iter(int, 1)], daemon=True).start()"
 
 
-@pytest.fixture
-def sleepers(pods: Callable[..., cri.Pod]) -> Iterator[Sleepers]:
-    """Managed pods; none of them may have been harmed when the test is over."""
-    started = Sleepers(pods)
-    yield started
-    started.check()
-
-
 def talker(
     sleepers: Sleepers, pods: Callable[..., cri.Pod], *arguments: object, **wanted: str
 ) -> Sleeper:

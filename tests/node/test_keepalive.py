@@ -6,7 +6,7 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from node.clients import NODE, PORT, Listener, Sleeper, Sleepers, Talker, until
@@ -23,20 +23,6 @@ GO = (15, 15, 9)
 
 
 TCP_REPAIR = 19  # linux/tcp.h
-
-
-@pytest.fixture
-def sleepers(pods: Callable[..., cri.Pod]) -> Iterator[Sleepers]:
-    """Managed pods; none of them may have been harmed when the test is over."""
-    started = Sleepers(pods)
-    yield started
-    started.check()
-
-
-@pytest.fixture
-def talker(sleepers: Sleepers) -> Sleeper:
-    """A pod that runs servers/talker.py."""
-    return sleepers.talker()
 
 
 def keep_alive(sock: socket.socket, chosen: tuple[int, int, int] = KEEPALIVE) -> None:

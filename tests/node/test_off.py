@@ -137,15 +137,12 @@ def test_started_as_at_first(pods: Pods) -> None:
 
 def test_many_clients_wait_for_one_start(pods: Pods) -> None:
     """Twenty connections and a datagram that come while it starts slowly are all answered, by one start."""
-    setup = """
-def answer():
-    plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    plain.bind(("0.0.0.0", 9))
-    while True:
-        plain.sendto(*plain.recvfrom(100))
-threading.Thread(target=answer, daemon=True).start()
+    setup = (
+        sleepers.DATAGRAMS
+        + """
 time.sleep(2)
 """
+    )
     one = start(pods, setup)
     one.sleep()
     answers: list[object] = []

@@ -6,26 +6,9 @@ import concurrent.futures
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 from node.clients import PATIENCE, Sleeper, Sleepers, Talker
-
-from dev import cri
-
-
-@pytest.fixture
-def sleepers(pods: Callable[..., cri.Pod]) -> Iterator[Sleepers]:
-    """Managed pods; none of them may have been harmed when the test is over."""
-    started = Sleepers(pods)
-    yield started
-    started.check()
-
-
-@pytest.fixture
-def talker(sleepers: Sleepers) -> Sleeper:
-    """A pod that runs servers/talker.py."""
-    return sleepers.talker()
 
 
 def visit(address: str, word: str, pause: float = 0.0) -> bool:

@@ -8,7 +8,7 @@ import itertools
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,20 +29,6 @@ with socket.create_connection((address, 7000), 15) as sock:
     sock.sendall(question.encode() + b"\\n")
     print(sock.makefile().readline().strip())
 """
-
-
-@pytest.fixture
-def sleepers(pods: Callable[..., cri.Pod]) -> Iterator[Sleepers]:
-    """Managed pods; none of them may have been harmed when the test is over."""
-    started = Sleepers(pods)
-    yield started
-    started.check()
-
-
-@pytest.fixture
-def talker(sleepers: Sleepers) -> Sleeper:
-    """A pod that runs servers/talker.py."""
-    return sleepers.talker()
 
 
 def address_of(sleeper: Sleeper, family: str) -> str:

@@ -6,20 +6,9 @@ import functools
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 from node.clients import NODE, PATIENCE, SOON, Datagrams, Sleepers, Talker, server, until
-
-from dev import cri
-
-
-@pytest.fixture
-def sleepers(pods: Callable[..., cri.Pod]) -> Iterator[Sleepers]:
-    """Managed pods; none of them may have been harmed when the test is over."""
-    started = Sleepers(pods)
-    yield started
-    started.check()
 
 
 @pytest.mark.both

@@ -38,14 +38,6 @@ def banners(pods: Pods, **described: Any) -> Sleeper:
     return workloads.start(pods, "servers", clients.server("banners.py"), "listening", **described)
 
 
-@pytest.fixture
-def talker(pods: Pods) -> Iterator[Sleeper]:
-    """A pod that runs servers/talker.py."""
-    started = clients.Sleepers(pods)
-    yield started.talker()
-    started.check()
-
-
 # --- streams that last ------------------------------------------------------------------------------------------------
 
 

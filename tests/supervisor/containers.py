@@ -168,6 +168,22 @@ LISTENER = """
 """
 
 
+def _fanotify(flags: int, opened: int) -> int:
+    """fanotify_init(2)."""
+    fd = int(ctypes.CDLL(None, use_errno=True).fanotify_init(flags, opened))
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "fanotify_init")
+    return fd
+
+
+def _mark(fd: int, flags: int, what: int, path: Path) -> None:
+    """fanotify_mark(2)."""
+    mark = ctypes.CDLL(None, use_errno=True).fanotify_mark
+    mark.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p]
+    if mark(fd, flags, what, -100, bytes(path)) < 0:  # AT_FDCWD
+        raise OSError(ctypes.get_errno(), "fanotify_mark", str(path))
+
+
 class Gate:
     """A fanotify permission mark on one file: whoever opens it waits for our answer."""
 
@@ -176,19 +192,10 @@ class Gate:
 
     def __init__(self, path: Path, what: int) -> None:
         """Marks the file, wherever it is mounted."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.fanotify_mark.argtypes = [
-            ctypes.c_int,
-            ctypes.c_uint,
-            ctypes.c_uint64,
-            ctypes.c_int,
-            ctypes.c_char_p,
-        ]
-        self._fd = libc.fanotify_init(
+        self._fd = _fanotify(
             0x4 | 0x1 | 0x2, os.O_RDONLY | os.O_CLOEXEC
         )  # CONTENT, CLOEXEC, NONBLOCK
-        if self._fd < 0 or libc.fanotify_mark(self._fd, 1, what, -100, bytes(path)) < 0:
-            raise OSError(ctypes.get_errno(), "fanotify", str(path))
+        _mark(self._fd, 0x1, what, path)  # ADD
 
     def wait(self, seconds: float) -> list[int]:
         """The descriptors of the opens that wait, [] when none came in time."""
@@ -220,22 +227,10 @@ class Opens:
 
     def __init__(self, path: Path) -> None:
         """Watches the file system of a path, directories included."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.fanotify_mark.argtypes = [
-            ctypes.c_int,
-            ctypes.c_uint,
-            ctypes.c_uint64,
-            ctypes.c_int,
-            ctypes.c_char_p,
-        ]
-        self._fd = libc.fanotify_init(
+        self._fd = _fanotify(
             0x1 | 0x2, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         )  # CLOEXEC, NONBLOCK
-        what = 0x20 | 0x40000000  # FAN_OPEN, FAN_ONDIR
-        if (
-            self._fd < 0 or libc.fanotify_mark(self._fd, 0x101, what, -100, bytes(path)) < 0
-        ):  # ADD, FILESYSTEM
-            raise OSError(ctypes.get_errno(), "fanotify", str(path))
+        _mark(self._fd, 0x101, 0x20 | 0x40000000, path)  # ADD, FILESYSTEM; OPEN, ONDIR
 
     def seen(self) -> list[str]:
         """The paths that were opened since, as their file system has them."""
