@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import hashlib
 import json
+import random
 import socket
 import threading
 import time
@@ -30,10 +32,13 @@ ENOUGH = 15.0
 """Seconds for anything that must happen; a machine under load may need a few."""
 
 PATIENCE = patience.seconds(ENOUGH)
+"""The same on this machine, for sockets and threads."""
 
 SOON = f"{patience.seconds(1.0):g}s"
 """A scaledown-duration that is over soon, and longer than this machine stands still."""
-"""The same on this machine, for sockets and threads."""
+
+MEMORY = 10 << 20
+"""Bytes that servers/talker.py has in memory."""
 
 
 def server(name: str, *arguments: object) -> list[str]:
@@ -167,6 +172,16 @@ class Sleepers:
         """See that no container was harmed."""
         for sleeper in self.all:
             sleeper.check()
+
+
+def digest_of(size: int = MEMORY) -> str:
+    """Of the beginning of what every talker has in memory."""
+    return hashlib.sha256(random.Random(7).randbytes(MEMORY)[:size]).hexdigest()
+
+
+def address_of(sleeper: Sleeper, family: str) -> str:
+    """Its address of one family."""
+    return sleeper.ip if family == "ipv4" else sleeper.ip6
 
 
 class Talker(Lines):

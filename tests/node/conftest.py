@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
-from node import criu_lab, leaks
+from node import criu_lab, kubelets, leaks
 from node.clients import Sleeper, Sleepers
 from node.plugins import Plugin
 
@@ -21,6 +22,8 @@ from checkpointer.cgroups import Slice
 from checkpointer.images import Store
 from checkpointer.zygote import Bundle, Zygotes
 from dev import cgroups, cri, patience
+from dev.runtime import SOCKET
+from ttrpc import messages
 
 HERE = Path(__file__).parent
 BUNDLE = Path("/opt/zeropod/criu")
@@ -29,6 +32,23 @@ BUNDLE = Path("/opt/zeropod/criu")
 PLAN = Path("/run/node/plan.json")
 
 CAP_SYS_RESOURCE = 24  # linux/capability.h
+
+
+STORE = messages.schema(
+    "containerd.services.containers.v1",
+    {
+        "Timestamp": [(1, "seconds", "int64"), (2, "nanos", "int32")],
+        "Any": [(1, "type_url", "string"), (2, "value", "bytes")],
+        "Container": [
+            (1, "id", "string"),
+            (5, "spec", "Any"),
+            (8, "created_at", "Timestamp"),
+            (9, "updated_at", "Timestamp"),
+        ],
+        "GetContainerRequest": [(1, "id", "string")],
+        "GetContainerResponse": [(1, "container", "Container")],
+    },
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -126,6 +146,13 @@ def talker(sleepers: Sleepers) -> Sleeper:
     return sleepers.talker()
 
 
+@pytest.fixture(scope="module")
+def kubelet() -> Iterator[kubelets.Kubelet]:
+    """One that the daemon knows."""
+    with kubelets.heard() as one:
+        yield one
+
+
 @pytest.fixture
 def plugin() -> Iterator[Plugin]:
     """The plugin, running again afterwards whatever the test does."""
@@ -133,6 +160,25 @@ def plugin() -> Iterator[Plugin]:
     yield running
     if running.HOLD.exists():
         running.back()
+
+
+@pytest.fixture
+def stored() -> Iterator[Callable[[cri.Container], Any]]:
+    """Returns containerd's record of a container."""
+    channel = grpc.insecure_channel(SOCKET, options=[("grpc.default_authority", "localhost")])
+    get = channel.unary_unary(
+        "/containerd.services.containers.v1.Containers/Get",
+        request_serializer=messages.encode,
+        response_deserializer=STORE.GetContainerResponse.FromString,
+    )
+
+    def read(container: cri.Container) -> Any:
+        request = STORE.GetContainerRequest(id=container.id)
+        metadata = (("containerd-namespace", "k8s.io"),)
+        return get(request, metadata=metadata, timeout=10).container
+
+    yield read
+    channel.close()
 
 
 @pytest.fixture

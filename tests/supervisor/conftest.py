@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any
 
 import pytest
 
-from supervisor.containers import Container
+from supervisor.containers import LISTENER, Container, Gate, put_to_sleep, python
+from supervisor.zygotes import Bundle, Zygote
+
+Start = Callable[..., Container]
 
 SOURCES = Path(__file__).parents[2] / "supervisor"
 
@@ -60,3 +64,50 @@ def container(build: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[.
     yield start
     for one in started:
         one.close()
+
+
+@pytest.fixture
+def listener(container: Start) -> Container:
+    """A container whose application prints the signals that it gets. Its lease is one second."""
+    one = container(*python(LISTENER))
+    assert one.line() == "ready"
+    one.reach("run")
+    return one
+
+
+@pytest.fixture
+def gate(listener: Container) -> Iterator[Gate]:
+    """The daemon's mark on the wake file of a container that was put to sleep."""
+    one = Gate(listener.wake, Gate.OPEN)
+    put_to_sleep(listener)
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def bundle(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The node's criu, today's zygote, and a kernel-feature cache made on the host."""
+    path = Path(os.environ.get("ZEROPOD_CRIU_BUNDLE", "/opt/zeropod/criu"))
+    zygote = build() / "zygote.so"
+    kdat = tmp_path_factory.mktemp("kdat") / "criu.kdat"
+    check = Bundle(path, zygote, kdat).command("check")
+    # The check itself may fail, over a read-only sysctl say; the cache is written before.
+    script = 'ip link set lo up; mount -t tmpfs tmpfs /run; k=$1; shift; "$@" 2>&1; cp /run/criu.kdat $k'
+    subprocess.run(["unshare", "-m", "-n", "sh", "-c", script, "sh", kdat, *check], check=True)
+    return Bundle(path, zygote, kdat)
+
+
+@pytest.fixture
+def zygote(bundle: Bundle, tmp_path: Path) -> Iterator[Zygote]:
+    """A zygote of workers."""
+    one = Zygote(bundle, tmp_path / "swrk.sock")
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """An empty image directory."""
+    path = tmp_path / "images"
+    path.mkdir()
+    return path

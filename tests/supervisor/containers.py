@@ -6,6 +6,7 @@ import ctypes
 import os
 import select
 import shlex
+import signal
 import struct
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from typing import Any
 import pytest
 
 FREEZE, END, ARM, ASLEEP, RESUME, FAIL, START, HURRY = range(57, 65)
+
+# What images name as StopSignal.
+STOPS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH]
 
 # Runs as the first process of a new pid namespace and ends as the container's PID 1. The root is assembled on a tmpfs:
 # the node's programs, everything else empty. It is the root of the mount namespace: who joins that, as criu does, sees what
@@ -245,3 +249,10 @@ class Opens:
     def close(self) -> None:
         """Stops watching."""
         os.close(self._fd)
+
+
+def put_to_sleep(one: Container) -> None:
+    """What the daemon and criu do, without an image."""
+    one.order(ARM, "armed")
+    os.kill(one.children[0], signal.SIGKILL)
+    one.order(ASLEEP, "asleep")
