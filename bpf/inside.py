@@ -1,4 +1,4 @@
-"""A function inside a namespace, on a thread of its own that ends with it: nobody else must ever find himself in there."""
+"""A function inside a namespace, on a thread of its own that ends with it: no other work may ever run in there."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from checkpointer.errors import RestoreError
 from checkpointer.images import Image
 from checkpointer.kinds import Kind
 from checkpointer.manifest import Manifest
-from checkpointer.stall import PATIENCE, Advice, Stall
+from checkpointer.stall import Advice, Stall
 from checkpointer.worker import Worker
 from checkpointer.zygote import Zygotes
 
@@ -203,10 +203,14 @@ class Drain:
         except FileNotFoundError:
             return ""
 
-    def wait(self, timeout: float | None = None) -> Drained:
+    def wait(self, timeout: float | None = None, *, stall: Stall | None = None) -> Drained:
         """Wait for the end, keeping up with userfaultfds that appear when the application forks.
 
         A page daemon that hangs is ended: the application is blocked, or will be, and can be restored once more.
+
+        Args:
+            timeout: Seconds; None waits for as long as it takes.
+            stall: Judges whether the page daemon gets on.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
@@ -216,7 +220,7 @@ class Drain:
         try:
             poll = select.poll()  # select(2) cannot take descriptors above 1023
             poll.register(pidfd, select.POLLIN)
-            stall = Stall(time.monotonic())
+            stall = stall or Stall(time.monotonic())
             while processes.alive(self.pid, self._started):
                 if poll.poll(1000 * _LOOK):
                     break
@@ -236,7 +240,7 @@ class Drain:
             if advice is Advice.WAKE:
                 signal.pidfd_send_signal(pidfd, signal.SIGCONT)
             elif advice is Advice.END:
-                _log.error("drain.hung", extra={"pid": self.pid, "seconds": PATIENCE})
+                _log.error("drain.hung", extra={"pid": self.pid, "seconds": stall.patience})
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def abandon(self) -> None:

@@ -16,7 +16,7 @@ EVERY = 3600.0
 
 
 class Leftovers:
-    """Of a node.
+    """Clears away what is left on a node.
 
     Args:
         engine: Its store and datapath.

@@ -18,7 +18,7 @@ class Roster:
         self._names: dict[str, set[str]] = {}  # of containers, by uid of the pod
 
     def load(self) -> Iterator[Record]:
-        """What the last daemon has written down. It is not known by that; what nobody wants to know is to be dropped."""
+        """What the last daemon has written down; by that alone nothing is known yet."""
         yield from list(self._records.load())
 
     def put(self, record: Record) -> None:

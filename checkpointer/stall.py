@@ -6,12 +6,12 @@ For page daemons: they have no answer that could be late, and an application wai
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 
 from checkpointer import processes
 
 PATIENCE = 60.0
 """Seconds without any use of a CPU after which a process hangs; waiting for a disk does not count."""
-
 
 STOPPED = 10.0
 """Seconds until one that was stopped is set going: who looks at it with a debugger is given that."""
@@ -26,9 +26,26 @@ class Advice(enum.Enum):
 
 
 class Stall:
-    """What was seen of one process."""
+    """What was seen of one process.
 
-    def __init__(self, now: float) -> None:
+    Args:
+        now: Monotonic seconds.
+        patience: Seconds after which it hangs.
+        stopped: Seconds after which it is set going.
+        work: Tells a process's state and how much it has computed.
+    """
+
+    def __init__(
+        self,
+        now: float,
+        *,
+        patience: float = PATIENCE,
+        stopped: float = STOPPED,
+        work: Callable[[int], tuple[str, int]] = processes.work,
+    ) -> None:
+        self.patience = patience
+        self._stopped = stopped
+        self._work = work
         self._computed = -1
         self._since = now
 
@@ -38,7 +55,7 @@ class Stall:
         Raises:
             ProcessLookupError: it has ended.
         """
-        state, computed = processes.work(pid)
+        state, computed = self._work(pid)
         return self.judge(state, computed, now)
 
     def judge(self, state: str, computed: int, now: float) -> Advice:
@@ -46,5 +63,5 @@ class Stall:
         if computed != self._computed or state == "D":
             self._computed, self._since = computed, now
         if state == "T":
-            return Advice.WAKE if now - self._since > STOPPED else Advice.NOTHING
-        return Advice.END if now - self._since > PATIENCE else Advice.NOTHING
+            return Advice.WAKE if now - self._since > self._stopped else Advice.NOTHING
+        return Advice.END if now - self._since > self.patience else Advice.NOTHING

@@ -1,8 +1,8 @@
 """The supervisor inside a container, seen from the host: its published state, its orders, its application.
 
 It takes orders as real-time signals, believes them only from outside its pid namespace, and answers by changing its
-process name. Two pending signals would arrive in order of their number, not of sending (this once killed a
-container), hence one order at a time.
+process name. Two pending signals arrive in order of their number, not of sending: ASLEEP could overtake a RESUME
+that was sent before it. Hence one order at a time.
 """
 
 from __future__ import annotations

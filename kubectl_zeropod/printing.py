@@ -6,8 +6,6 @@ from typing import Any
 
 import yaml
 
-FORMATS = ("table", "wide", "json", "yaml", "name")
-
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Left-aligned columns, three spaces apart, one line a row; what is empty is `<none>`."""

@@ -49,7 +49,7 @@ class Conversation:
         self._tls = False
 
     async def hold(self) -> None:
-        """Until it is over."""
+        """Hear what is asked, and answer or pass it on, until it is over."""
         await self._readable()
         first = self._sock.recv(1, socket.MSG_PEEK)
         if not first:

@@ -46,7 +46,7 @@ class Probe(NamedTuple):
 
 
 class Fitness(enum.IntEnum):
-    """Of whom nobody can ask: whether he could be woken."""
+    """What is known of a container that cannot be asked: whether it could be woken."""
 
     BROKEN = 0
     """It will be restarted."""

@@ -83,7 +83,7 @@ class Responder:
         self._loop.add_reader(maker, self._over.set)
 
     async def run(self) -> None:
-        """Until it is told to go and everything is over."""
+        """Serve until it is told to go and every connection is over."""
         await self._over.wait()
 
     # --- control ---

@@ -93,7 +93,3 @@ class Decoder:
             start = end
         del self._buffer[:start]
         return found
-
-    def at_boundary(self) -> bool:
-        """Tell whether the stream could end here without cutting a frame."""
-        return not self._buffer

@@ -107,7 +107,6 @@ class Recorder:
         self._lock = threading.Lock()
         self._told: dict[Series, _Told] = {}
         self._budget = Budget(PER_SECOND, BURST, clock)
-        self.forgotten = 0
 
     def note(self, series: Series, event: Event) -> None:
         """It happened, once more or for the first time."""
@@ -123,8 +122,7 @@ class Recorder:
             told.count += 1
             self._told[series] = told
             while len(self._told) > MOST:
-                oldest = next(iter(self._told))
-                self.forgotten += self._told.pop(oldest).count > 0
+                del self._told[next(iter(self._told))]
             late = told.late(now)
         self._due(series, late)
 

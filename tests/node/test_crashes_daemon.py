@@ -133,9 +133,7 @@ def test_stop_without_a_daemon(pods: Pods) -> None:
     one = sleepers.python(pods)
     one.sleep()
     with sleepers.without_daemon():
-        begun = time.monotonic()
-        assert one.container.stop(20).exit_code == 0
-        assert time.monotonic() - begun < 15
+        assert one.container.stop(20).exit_code == 0, "not 137, as at the end of its grace period"
     cri.until(lambda: not one.image().exists(), 30)
 
 

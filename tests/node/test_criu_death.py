@@ -13,10 +13,11 @@ import pytest
 from node import criu_lab, engine
 from node.engine import Striker, no_notes, runs_on, sleep, wake
 
-from checkpointer import dump, errors, lazy, restore, stall
+from checkpointer import dump, errors, lazy, restore
 from checkpointer.dump import Frozen
 from checkpointer.images import Fence, Store
 from checkpointer.kinds import Kind
+from checkpointer.stall import Stall
 from checkpointer.zygote import Zygotes
 
 POINTS = 24  # at which a process is killed
@@ -226,27 +227,23 @@ def test_a_dead_page_daemon_costs_time_not_memory(
         application.close()
 
 
-def test_a_stopped_page_daemon_is_set_going(
-    zygotes: Zygotes, lab: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_page_daemon_is_set_going(zygotes: Zygotes, lab: Path, store: Store) -> None:
     """Somebody has stopped it: all memory comes in nevertheless."""
-    monkeypatch.setattr(stall, "STOPPED", 0.2)
     application = criu_lab.Application(lab, engine.LAZY_MEBIBYTES)
     try:
         image = sleep(zygotes, application, store)
         restored = wake(zygotes, application, image, lazy=True)
         assert restored.drain is not None
         os.kill(restored.drain.pid, signal.SIGSTOP)
-        assert restored.drain.wait(30) is lazy.Drained.OK
+        soon = Stall(time.monotonic(), stopped=0.2)
+        assert restored.drain.wait(30, stall=soon) is lazy.Drained.OK
         restored.drain.close()
         assert application.intact()
     finally:
         application.close()
 
 
-def test_a_hung_page_daemon_is_given_up(
-    zygotes: Zygotes, lab: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hung_page_daemon_is_given_up(zygotes: Zygotes, lab: Path, store: Store) -> None:
     """It is ended when it has done nothing for too long, which makes it a dead one."""
     application = criu_lab.Application(lab, engine.LAZY_MEBIBYTES)
     try:
@@ -254,10 +251,8 @@ def test_a_hung_page_daemon_is_given_up(
         restored = restore.restore(zygotes, application.container.target, image, lazy=True)
         assert restored.drain is not None
         os.kill(restored.drain.pid, signal.SIGSTOP)
-        monkeypatch.setattr(stall.processes, "work", lambda _: ("S", 1))  # it hangs otherwise
-        monkeypatch.setattr(stall, "PATIENCE", 0.2)
-        assert restored.drain.wait(10) is lazy.Drained.FAILED
-        monkeypatch.undo()
+        hung = Stall(time.monotonic(), patience=0.2, work=lambda _: ("S", 1))
+        assert restored.drain.wait(10, stall=hung) is lazy.Drained.FAILED
         again = restore.again(zygotes, application.container.target, image, restored.drain)
         again.resume()
         again.settle()

@@ -58,6 +58,7 @@ def test_nothing_sleeps(pods: Pods) -> None:
     """Idle it would sleep, which is said with the memory that this would save; the application is not touched."""
     one = start(pods, "memory['ballast'] = b'x' * (50 << 20)")
     tree, at = one.tree(), one.ask("time.monotonic()")
+    begun = time.monotonic()
     would_sleep(one)
     found = one.info()
     assert (found["state"], found["sleeps"], found["would_sleeps"]) == ("RUNNING", 0, 1)
@@ -68,9 +69,9 @@ def test_nothing_sleeps(pods: Pods) -> None:
     why = one.why()
     assert "dry-run is set" in why
     assert "would be asleep now" in why
-    # Its clock never stood still, which a checkpoint would have made it do.
-    begun = time.monotonic()
-    assert one.ask("time.monotonic()") - at < time.monotonic() - begun + 16
+    # Its clock never stood still, as it does over a checkpoint.
+    passed = time.monotonic() - begun
+    assert one.ask("time.monotonic()") - at >= passed
     assert one.tree() == tree
     one.unharmed()
 

@@ -64,9 +64,7 @@ def test_stop_runs_the_handler(pods: Pods, tmp_path: Path, state: str) -> None:
     if state == "woken":
         one.ask("1")
         one.reach("RUNNING")
-    begun = time.monotonic()
     assert one.container.stop(20).exit_code == 4
-    assert time.monotonic() - begun < patience.seconds(15)
     assert (tmp_path / "ended").read_text() == f"{{'a': 1}} {pid}"
 
 
@@ -111,9 +109,7 @@ def test_an_application_without_a_handler(pods: Pods) -> None:
     """An application without a SIGTERM handler that is stopped asleep ends with 143 at once."""
     one = sleepers.python(pods)
     one.sleep()
-    begun = time.monotonic()
-    assert one.container.stop(20).exit_code == 143
-    assert time.monotonic() - begun < patience.seconds(15)
+    assert one.container.stop(20).exit_code == 143, "not 137, as at the end of its grace period"
 
 
 def test_stop_by_force_asleep(pods: Pods) -> None:
@@ -202,9 +198,7 @@ def test_a_stop_that_wakes_nobody(pods: Pods, tmp_path: Path) -> None:
     one = sleepers.python(pods, HANDLER, pod=pod, mounts=[mount])
     one.sleep()
     assert "exit code 0" in one.why()
-    begun = time.monotonic()
-    assert one.container.stop(20).exit_code == 0
-    assert time.monotonic() - begun < patience.seconds(15), "as long as its grace period"
+    assert one.container.stop(20).exit_code == 0, "not 137, as at the end of its grace period"
     assert not (tmp_path / "ended").exists()
     cri.until(lambda: one.state == "none", 30)
     assert not one.image().exists()
@@ -218,10 +212,8 @@ def test_a_pod_that_sleeps_is_removed_at_once(pods: Pods, daemon: str) -> None:
     one = sleepers.python(pods, "signal.signal(signal.SIGTERM, signal.SIG_IGN)", pod=pod)
     one.sleep()
     with sleepers.without_daemon() if daemon == "away" else contextlib.nullcontext():
-        begun = time.monotonic()
-        assert one.container.stop(20).exit_code == 0
+        assert one.container.stop(20).exit_code == 0, "not 137, as at the end of its grace period"
         pod.remove()
-        assert time.monotonic() - begun < patience.seconds(15)
     cri.until(lambda: one.state == "none" and not one.image().exists(), 30)
 
 

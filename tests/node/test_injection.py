@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 from node.injected import FOREVER, SHELL, WANTED, injected, supervised, untouched
 from node.plugins import Plugin
 
-from dev import cri, patience
+from dev import cri
 from nri_plugin import injection, seccomp
 
 
@@ -116,13 +115,11 @@ def test_exit_codes_are_true(pods: Callable[..., cri.Pod], script: str, code: in
 
 @pytest.mark.both
 def test_sigterm_reaches_the_application(pods: Callable[..., cri.Pod]) -> None:
-    """Its handler runs and its status is the container's, well within the grace period."""
+    """Its handler runs and its status is the container's; at the end of the grace period it would be 137."""
     script = "trap 'echo caught; exit 42' TERM; echo ready; while :; do sleep 0.1; done"
     container = pods(annotations=WANTED).run(SHELL, ["sh", "-c", script])
     wait_for(container, "ready")
-    started = time.monotonic()
     assert container.stop(20).exit_code == 42
-    assert time.monotonic() - started < patience.seconds(15)
     assert "caught" in container.logs()
 
 

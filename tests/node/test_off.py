@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from node import sleepers
 
-from dev import cri, patience
+from dev import cri
 
 Pods = Callable[..., cri.Pod]
 
@@ -216,9 +216,9 @@ def test_a_stop_starts_nobody(pods: Pods) -> None:
         one = start(pods)
         one.sleep()
         with contextlib.nullcontext() if daemon else sleepers.without_daemon():
-            begun = time.monotonic()
-            assert one.container.stop(20).exit_code == 0
-            assert time.monotonic() - begun < patience.seconds(15), "as long as its grace period"
+            assert one.container.stop(20).exit_code == 0, (
+                "not 137, as at the end of its grace period"
+            )
 
 
 @pytest.mark.slow
