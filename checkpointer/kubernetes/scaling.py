@@ -9,7 +9,7 @@ same look after a crash at any point comes to the same end:
 - awake, the least, and something noted: ask for that again, then take the note away.
 - awake, something else: somebody else has changed it, which counts; the note is taken away.
 
-Whoever notes, takes a note away or asks for the least names the version of the pod that he has seen: a request that was
+Whoever notes, takes a note away or asks for the least names the version of the pod that was seen: a request that was
 given up and is carried out late, after others, would else leave a pod with the least and without a note.
 """
 

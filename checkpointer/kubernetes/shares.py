@@ -5,7 +5,7 @@ long as the API server is away; its share of the CPU is what the kubelet makes o
 the container and its pod. The kubelet writes the same, or what it thinks right, when it comes to it.
 
 What it has asked for is taken from what this daemon has itself lowered, never from the pod's annotations: whoever makes a
-pod writes those as he likes, and no quota, limit range or scheduler has seen what they say.
+pod writes those at will, and no quota, limit range or scheduler has seen what they say.
 """
 
 from __future__ import annotations
