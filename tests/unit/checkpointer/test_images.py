@@ -4,58 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import os
 import time
 from pathlib import Path
 
 import pytest
+from unit.checkpointer.imaged import ID, facts
 
 from checkpointer import images, manifest, seal
 from checkpointer.errors import ImageError
-from checkpointer.held import Held
 from checkpointer.images import Fence, Image, Store
 from checkpointer.kinds import Kind
-from checkpointer.manifest import Manifest
-from checkpointer.processes import Security, Tuning
-from checkpointer.seal import Seal
-from redirector.endpoints import Connection, Keepalive, Port, Stream
-
-ID = "0123abcd"
-PEER = Connection("10.0.0.1", 80, "10.0.0.2", 4711)
-IDLE = Connection("fd00::1", 80, "fd00::2", 4712)
-FACTS = Security(*("0\t0\t0\t0", "0\t0\t0\t0", "", "0", "0", "0", "0", "0", "0", "2", "1", ""))
-
-
-def facts(container_id: str = ID) -> Manifest:
-    """A manifest of an image of this boot."""
-    return Manifest(
-        container_id=container_id,
-        boot_id=manifest.boot_id(),
-        kernel=manifest.kernel(),
-        criu="4.2.1",
-        created=1.5,
-        app=2,
-        processes=1,
-        tasks=3,
-        pages_bytes=4096,
-        total_bytes=5000,
-        held=Held(
-            frozenset({Port("tcp", 80), Port("udp", 53)}),
-            frozenset({PEER, IDLE}),
-            streams={
-                PEER: Stream(1, 2, 3, 65535, 7, 99, Keepalive(15, 15, 9)),
-                IDLE: Stream(1, 2, 3, 65535, 7, None, None),
-            },
-        ),
-        ipc=True,
-        pipes={1: "pipe:[77]"},
-        cgroups={"memory": "/sys/fs/cgroup/memory/x", "": "/sys/fs/cgroup/unified/x"},
-        security={2: FACTS, 3: FACTS, 4: FACTS._replace(uid="1\t1\t1\t1")},
-        tuning={3: Tuning((0, 1), 16388, 50000)},
-        notes={"pod": "default/web"},
-        files={"core-2.img": Seal(3, seal.digest(b"uvw")), "pages-1.img": Seal(4096, "")},
-    )
 
 
 @pytest.fixture
@@ -69,58 +28,6 @@ def committed(store: Store, container_id: str = ID) -> Image:
     with store.stage(container_id) as staged:
         (staged.path / "pages-1.img").write_bytes(b"x" * 4096)
         return staged.commit(facts(container_id))
-
-
-def test_a_manifest_reads_back_as_it_was() -> None:
-    """Encoding and decoding loses nothing."""
-    assert Manifest.decode(facts().encode()) == facts()
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"null",
-        b"[]",
-        b"{}",
-        b'{"version": 1}',
-        b'{\n"version": 1}',
-        b'{"version": 2}\n{}',
-        b'{"version": 2, "digest": ""}\n{}',
-        facts().encode()[:-3],
-        facts().encode().replace(b"4711", b"4712"),
-        b"\xff\xfe",
-    ],
-)
-def test_a_damaged_manifest_is_an_image_error(data: bytes) -> None:
-    """Whatever is wrong with a manifest is said as an image's error."""
-    with pytest.raises(ImageError):
-        Manifest.decode(data)
-
-
-@pytest.mark.parametrize("version", [0, 3])
-def test_a_manifest_of_an_unknown_version_is_refused(version: int) -> None:
-    """Another program's idea of a manifest is not guessed at; the reason says what to do."""
-    data = facts().encode().replace(b'"version": 2', b'"version": %d' % version)
-    with pytest.raises(ImageError, match="install that version again") as caught:
-        Manifest.decode(data)
-    assert caught.value.kind is Kind.IMAGE_VERSION
-
-
-def test_a_manifest_of_the_first_version_is_read() -> None:
-    """It had no digests, and was one object: a container that sleeps through an upgrade wakes."""
-    plain = json.loads(facts().encode().partition(b"\n")[2])
-    del plain["files"]
-    old = json.dumps({**plain, "version": 1}, indent=1).encode()
-    assert Manifest.decode(old) == dataclasses.replace(facts(), files={})
-
-
-def test_what_a_manifest_says_beyond_is_passed_over() -> None:
-    """A later program may say more in the same version; one before it goes on with what it knows."""
-    plain = json.loads(facts().encode().partition(b"\n")[2])
-    body = json.dumps({**plain, "later": [1]}).encode()
-    head = {"version": manifest.VERSION, "digest": seal.digest(body)}
-    assert Manifest.decode(json.dumps(head).encode() + b"\n" + body) == facts()
 
 
 def test_a_committed_image_is_found_with_what_it_says(store: Store) -> None:

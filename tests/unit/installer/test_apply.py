@@ -1,85 +1,16 @@
-"""Files, restarts and the way back."""
+"""Configurations and restarts, and the way back when one does not come up."""
 
-import contextlib
-import itertools
 import json
 import os
 import shutil
-import time
 
 import pytest
-from unit.installer.fake_nodes import found, plain
+from unit.installer.steps import CONFIG, apply, ship, take_out
 
 from installer import __main__ as main
-from installer import checks, containerd, journal, layouts, payload, runtime, trial
+from installer import checks, containerd, journal, payload, runtime, trial
 from installer.errors import InstallError
 from installer.host import Host
-
-CONFIG = "/etc/containerd/config.toml"
-MACHINE = {
-    "/usr/bin/containerd": "",
-    "/version": "containerd github.com/containerd/containerd v1.7.24 abc",
-}
-
-
-class Time:
-    """A clock that goes on when somebody waits."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def clock(self):
-        return self.now
-
-    def pause(self, seconds):
-        self.now += seconds
-
-
-def runtime_of(node, layout, **more):
-    time = Time()
-    known = journal.Journal(node, payload.OPT)
-    return runtime.Runtime(
-        node, layout, known, timeout=5, clock=time.clock, pause=time.pause, **more
-    )
-
-
-def apply(node, **more):
-    layout = layouts.find(node)
-    seen = found(node, layout)
-    changes = containerd.install(layout, seen)
-    return runtime_of(node, layout, **more).install(changes, containerd.socket(seen))
-
-
-def take_out(node, **more):
-    layout = layouts.find(node)
-    changes = containerd.uninstall(layout, found(node, layout))
-    return runtime_of(node, layout, **more).uninstall(changes)
-
-
-def ship(node, source):
-    return payload.ship(node, source, payload.OPT, journal.Journal(node, payload.OPT))
-
-
-@pytest.fixture
-def source(tmp_path):
-    """A payload."""
-    made = tmp_path / "payload"
-    for name, text in (
-        ("criu/criu", "elf"),
-        ("criu/lib/libc.so.6", "elf"),
-        ("container/init", "1"),
-        ("container/wake", ""),
-    ):
-        (made / name).parent.mkdir(parents=True, exist_ok=True)
-        (made / name).write_text(text)
-    return made
-
-
-@pytest.fixture
-def node(tmp_path):
-    made = plain(tmp_path / "node", config="version = 2\n")
-    yield made
-    made.close()
 
 
 def test_containerd_is_restarted_once(node):
@@ -130,113 +61,6 @@ def test_what_has_failed_is_tried_again_when_the_node_has_changed(node):
         apply(node)
     node.put(CONFIG, "version = 2\n# mended\n")
     assert apply(node)
-
-
-class Killed(BaseException):
-    """As SIGKILL: nobody handles it."""
-
-
-def cut(node, step, act):
-    """Run something that is killed before its nth change of the node; False if it has ended before."""
-    numbers = itertools.count()
-
-    def dies(function):
-        def call(*arguments, **named):
-            if next(numbers) == step:
-                raise Killed
-            return function(*arguments, **named)
-
-        return call
-
-    mortal = object.__new__(type(node))
-    mortal.__dict__.update(node.__dict__)
-    for name in ("write", "remove", "run"):
-        object.__setattr__(mortal, name, dies(getattr(node, name)))
-    try:
-        act(mortal)
-    except Killed:
-        return True
-    return False
-
-
-@pytest.mark.parametrize("first", [[True], [False, True]], ids=["good", "bad"])
-def test_an_installation_that_is_killed_at_any_step_is_completed(first, tmp_path):
-    """By the next one, which leaves the node as one that was not killed; or by an uninstallation, as it was before."""
-    config = "version = 2\n# mine\n"
-    whole = plain(tmp_path / "whole", config=config)
-    apply(whole)
-    for step in itertools.count():
-        node = plain(tmp_path / f"again-{step}", config=config)
-        gone = plain(tmp_path / f"gone-{step}", config=config)
-        for one in (node, gone):
-            one.restart("containerd")
-            one.comes_up[:] = first
-            on = False
-            with contextlib.suppress(InstallError):
-                on = cut(one, step, apply)
-            one.comes_up[:] = [True]
-        apply(node, date=lambda: time.time() + runtime.AGAIN)
-        assert node.files() == whole.files(), step
-        assert node.knows == node.read(CONFIG), f"containerd was not restarted after step {step}"
-
-        take_out(gone)
-        gone.remove(CONFIG + containerd.BACKUP)
-        for name in (journal.NAME, journal.FAILURE):
-            gone.remove(f"{payload.OPT}/{name}")
-        assert gone.files() == {CONFIG: config, **MACHINE}, step
-        assert gone.knows == config
-        for one in (node, gone):
-            one.close()
-        if not on:
-            assert step > 5
-            break
-    whole.close()
-
-
-def test_an_uninstallation_that_is_killed_at_any_step_is_completed(tmp_path):
-    """By the next one, and containerd knows nothing of us then."""
-    config = "version = 2\n# mine\n"
-
-    def all_of_it(node):
-        chosen = main._parse(["uninstall", "--timeout=5"])
-        main._uninstall(node, chosen)
-
-    for step in itertools.count():
-        node = plain(tmp_path / f"{step}", config=config)
-        node.restart("containerd")
-        apply(node)
-        assert "zeropod" in node.knows
-        on = cut(node, step, all_of_it)
-        all_of_it(node)
-
-        assert node.files() == {CONFIG: config, **MACHINE}, step
-        assert node.knows == config, f"containerd was not restarted after step {step}"
-        assert not node.exists(payload.OPT), step
-        node.close()
-        if not on:
-            assert step > 5
-            break
-
-
-def test_a_configuration_that_containerd_does_not_start_with_is_not_kept_by_a_killed_installation(
-    tmp_path,
-):
-    """The next one finds nothing to change, and still goes back to what was there before the first."""
-    other = plain(tmp_path, config="version = 2\n")
-    other.restart("containerd")
-    layout = layouts.find(other)
-    changes = containerd.install(layout, found(other, layout))
-    journal.Journal(other, payload.OPT).begin((c.path, c.before) for c in changes)
-    for change in changes:
-        other.write(change.path, change.after)
-    # All files are written, and the restart was not seen to end.
-    other.comes_up[:] = [False, True]
-    with pytest.raises(InstallError, match="the old one is back"):
-        apply(other)
-
-    assert other.read(CONFIG) == "version = 2\n"
-    assert other.answers("/run/containerd/containerd.sock")
-    other.close()
 
 
 def test_the_journal_is_for_root_alone(node):
@@ -347,67 +171,6 @@ def test_links_are_followed_inside_of_the_node(tmp_path):
     assert node.real("/etc/out/x") == tmp_path / "real/x"
     with pytest.raises(InstallError, match="circles"):
         node.real("/etc/round/x")
-
-
-def test_the_payload_is_shipped_once(node, source):
-    """Then there is nothing to do, and a new version takes its place while the old one stays for a while."""
-    assert ship(node, source)
-    assert ship(node, source) == []
-    first = os.readlink(node.real("/opt/zeropod") / "criu")
-    for version in ("two", "three"):
-        (source / "criu/criu").write_text(version)
-        ship(node, source)
-
-    opt = node.real("/opt/zeropod")
-    assert (opt / "criu/criu").read_text() == "three"
-    assert len(list((opt / "versions").iterdir())) == payload.KEPT
-    assert not (opt / first).exists()
-
-
-def test_the_file_that_wakes_is_never_replaced(node, source):
-    """The daemon watches that very file, in containers that sleep."""
-    ship(node, source)
-    wake = node.real("/opt/zeropod/container/wake")
-    inode = wake.stat().st_ino
-    (source / "container/wake").write_text("other")
-    (source / "container/init").write_text("2")
-    ship(node, source)
-
-    assert wake.stat().st_ino == inode
-    assert node.read("/opt/zeropod/container/init") == "2"
-
-
-def test_what_was_not_shipped_is_not_removed(node, source):
-    """Neither a file beside ours, nor a directory in criu's place."""
-    ship(node, source)
-    node.put("/opt/zeropod/notes.txt", "mine")
-    payload.remove(node, payload.OPT)
-
-    left = {path.name for path in node.real("/opt/zeropod").iterdir()}
-    assert left == {"notes.txt", journal.NAME}
-
-
-def test_half_a_version_is_not_taken_for_one(node, source):
-    """Neither what a killed installation left, nor files that a loss of power has emptied."""
-    ship(node, source)
-    opt = node.real("/opt/zeropod")
-    (opt / os.readlink(opt / "criu") / "criu").write_text("")
-    (opt / "versions/abc.half").mkdir()
-    (opt / "container/init.half").write_text("half")
-    (opt / "criu.half").symlink_to("nowhere")
-    ship(node, source)
-
-    assert (opt / "criu/criu").read_text() == "elf"
-    assert [path for path in opt.rglob("*.half") if path] == []
-    assert not (opt / "criu.half").is_symlink()
-    assert len(list((opt / "versions").iterdir())) == 1
-
-
-def test_a_directory_in_the_place_of_our_link_is_told(node, source):
-    """It is not ours to move."""
-    node.put("/opt/zeropod/criu/own", "x")
-    with pytest.raises(InstallError, match="not ours"):
-        ship(node, source)
 
 
 @pytest.mark.parametrize(
