@@ -132,7 +132,7 @@ class Node:
                 record = self.roster.drop(container_id)
                 if record is not None and record.pid:
                     # Its take-over failed half-way: nobody else knows what there is of it by now.
-                    self._task(self._drop_image(container_id))
+                    self._task(self._clear_away(record))
                     self._forget_pod(record.sandbox_id)
         self.roster.forget_names()
         if present is not None and not self.swept:
@@ -200,11 +200,15 @@ class Node:
         known = self.roster.get(record.id)
         if known is not None and (known.pid, known.start_time) == (record.pid, record.start_time):
             self.roster.drop(record.id)
-            self._task(self._drop_image(record.id))
+            self._task(self._clear_away(record))
         self._forget_pod(record.sandbox_id)
 
-    async def _drop_image(self, container_id: str) -> None:
-        await self._loop.run_in_executor(self._pool, self.engine.store.drop, container_id)
+    async def _clear_away(self, record: containers.Record) -> None:
+        """Remove what an earlier daemon, or a take-over that failed half-way, has left of a container that has ended."""
+        run, ids = self._loop.run_in_executor, (record.sandbox_id, record.id)
+        # Its successor in the same pod has the same ports.
+        await run(self._pool, self.engine.datapath.abandon, *ids)
+        await run(self._pool, self.engine.store.drop, record.id)
 
     def _exited(self, container_id: str) -> None:
         pidfd = self._pidfds.pop(container_id)

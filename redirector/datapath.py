@@ -129,11 +129,11 @@ class Datapath:
                     self._registry.drop_slot(slot.number)
 
     def abandon(self, sandbox_id: str, container_id: str) -> None:
-        """Let pass what the maps still hold for a container that has ended while nobody looked."""
+        """Let pass what is still held for a container that has ended while nobody looked."""
         with self._turns.of(sandbox_id):
             pod = self._pods.get(sandbox_id)
             if pod is not None:
-                pod.abandon(container_id)
+                pod.drop(container_id)
                 return
             for slot in self._registry.slots():
                 number = self._registry.hold_ids(slot.number).get(container_id)

@@ -221,6 +221,14 @@ class Pod:
             if self._state.leave(number):
                 self._close_loopback()
 
+    def drop(self, container_id: str) -> None:
+        """Let pass what is held for a container that has ended, by a hold of this process or before it."""
+        with self._lock:
+            hold = self._holds.get(container_id)
+            if hold is not None:
+                hold.close()
+            self.abandon(container_id)
+
     def _responder(self) -> int:
         """The port of the listener that answers the kubelet, 0 if it is not."""
         if self._answering is None or not self._state.tells_calls:

@@ -217,6 +217,24 @@ def test_what_a_dead_daemon_held_for_an_awake_container_can_be_let_go(lab: Lab, 
         second.forget("sandbox")
 
 
+def test_a_hold_goes_with_a_container_that_could_not_be_taken_over(lab: Lab, root: Path):
+    """A daemon adopts it, fails, and hears that it has ended: its successor has the same port in the same pod."""
+    first = Datapath.open(root)
+    listener = lab.serve(socket.AF_INET)
+    sleeping = first.attach(lab.pod.pid, "sandbox").hold("container")
+    sleeping.only([tcp(listener)], [])
+    crash(sleeping)
+    second = Datapath.open(root)
+    second.attach(lab.pod.pid, "sandbox").adopt("container", [tcp(listener)], [])
+    try:
+        assert not is_connected(lab.dial(listener), 0.2)
+        second.abandon("sandbox", "container")
+        assert is_connected(lab.dial(listener), 5)
+        assert second.holds() == []
+    finally:
+        second.forget("sandbox")
+
+
 def test_filters_of_an_incompatible_build_are_replaced_without_a_reset(lab: Lab, root: Path):
     """New maps know of no hold yet: until the daemon has adopted, strays are dropped."""
     old = Datapath.open(root)

@@ -198,6 +198,26 @@ async def test_what_could_not_be_taken_over_leaves_nothing(make, engine, records
     assert engine.datapath.forgotten == ["pod"]
 
 
+async def test_what_was_held_for_one_that_could_not_be_taken_over_passes(
+    make, engine, records, monkeypatch
+):
+    """Its pod stays for another container: the one's successor has the same ports, and nobody reads the old TAP."""
+    own = os.getpid()
+    monkeypatch.setattr(supervisor, "is_supervisor", lambda _: True)
+    monkeypatch.setattr(adoption, "adopt", mock.Mock(side_effect=OSError))
+    for name in ("stuck", "sibling"):
+        records.put(record(name, pid=own, started=processes.start_time(own)))
+    node = make()
+    node.load()
+    await node.loaded()
+    node.report([], ["stuck"], None)
+    await settled(node)
+    await node._farewell.all_over()
+
+    assert engine.datapath.abandoned == [("pod", "stuck")]
+    assert engine.datapath.forgotten == []
+
+
 async def test_a_pod_stays_while_another_container_of_it_is_taken_over(make, engine):
     """Its slot in the maps would be given to another pod, with filters that still name it."""
     node = make()
