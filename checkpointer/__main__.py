@@ -109,7 +109,7 @@ async def _serve(chosen: settings.Settings) -> None:
         extra={
             "version": api.version(),
             "criu": engine.zygotes.bundle.version,
-            **node.counts(),
+            **node.answers.counts(),
         },
     )
     await stop.wait()

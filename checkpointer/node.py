@@ -1,4 +1,4 @@
-"""All managed containers of the node: takes the plugin's reports, starts an actor for each, and answers the API.
+"""All managed containers of the node: takes the plugin's reports, and starts an actor for each.
 
 A container is taken over when its record names a living supervisor, whatever state that is in (`adoption`), so that
 the daemon can be killed at any time and its successor goes on.
@@ -10,7 +10,6 @@ import dataclasses
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,12 +21,12 @@ from checkpointer import (
     lifecycle,
     metrics,
     processes,
-    queries,
     retirement,
     view,
     vouching,
 )
 from checkpointer.actor import GOING, Actor
+from checkpointer.answers import Answers
 from checkpointer.arrivals import Arrivals, Arrived
 from checkpointer.cluster import Cluster, Silent
 from checkpointer.container import Container
@@ -39,7 +38,6 @@ from checkpointer.lifecycle import Mode, State
 from checkpointer.policy import Policy
 from checkpointer.roster import Roster
 from redirector.ignored import Ignored
-from ttrpc import errors as rpc
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +68,7 @@ class Node:
         self.cluster: Cluster = Silent()
         self._tasks: set[asyncio.Task[None]] = set()
         self.swept = False  # set once the plugin has said who there is
+        self.answers = Answers(self.roster, self._actors, lambda: self.cluster)
         self._farewell = Farewell(engine.datapath, self._pool)
         self._arrivals = Arrivals(
             engine,
@@ -247,7 +246,7 @@ class Node:
         left = {
             actor.container.record.sandbox_id for actor in await retirement.wake(actors, timeout)
         }
-        infos = [self._info(actor.container.record) for actor in actors]
+        infos = [self.answers.info(actor.container.record) for actor in actors]
         leaving = [actor for actor in actors if actor.container.record.sandbox_id not in left]
         await asyncio.gather(*(self._dismiss(actor) for actor in leaving))
         for sandbox_id in set(self.engine.datapath.sandboxes()) - left:
@@ -268,7 +267,7 @@ class Node:
         self.engine.execs.forget(record.pid)
         known = dataclasses.replace(record, reason=retirement.REASON, kind=kinds.RETIRED)
         self.roster.note(known)
-        self.history.add(self._info(known), State.RUNNING.value, time.time())
+        self.history.add(self.answers.info(known), State.RUNNING.value, time.time())
 
     def wanted(self, container_id: str, cause: str) -> bool:
         """Somebody waits at a door of a container; from any thread. False if it is nobody we know."""
@@ -314,64 +313,9 @@ class Node:
         seen = view.view(self.engine, self.roster, managed, plugin=self.plugin_connected())
         return dataclasses.replace(seen, api=self.cluster.view())
 
-    # --- the API -----------------------------------------------------------------------------------------------------
-
-    def infos(self, query: Any) -> list[Any]:
-        """Info messages of the containers that a query means, by name."""
-        return [self._info(record) for record in queries.find(query, self.roster)]
-
-    def explanations(self, query: Any) -> list[tuple[Any, str]]:
-        """Info and paragraph of each container that a query means."""
-        return [
-            (
-                self._info(record),
-                explain.paragraph(record, self._container(record), self._seen(record)),
-            )
-            for record in queries.asked(query, self.roster)
-        ]
-
-    async def move(self, query: Any, *, sleep: bool, timeout: float) -> list[Any]:
-        """Put to sleep or wake what a query means and wait for it.
-
-        Raises:
-            rpc.TtrpcError: NOT_FOUND; FAILED_PRECONDITION with the reason why it did not work.
-        """
-        records = queries.movable(query, self.roster, self._actors)
-        moves = (self._move(record, sleep=sleep, timeout=timeout) for record in records)
-        return list(await asyncio.gather(*moves))
-
-    async def _move(self, record: containers.Record, *, sleep: bool, timeout: float) -> Any:
-        actor = self._actors.get(record.id)
-        why = queries.refusal(record, managed=actor is not None, sleep=sleep)
-        if actor is None or why:
-            raise rpc.TtrpcError(rpc.Code.FAILED_PRECONDITION, why)
-        wanted = lifecycle.AT_REST if sleep else {State.RUNNING}
-        event = lifecycle.SleepAsked("asked") if sleep else lifecycle.WakeAsked("asked")
-        if await actor.bring_to(wanted, event, timeout) not in wanted:
-            life = actor.container.life
-            why = life.reason or f"it is {life.state} ({life.cause})"
-            raise rpc.TtrpcError(rpc.Code.FAILED_PRECONDITION, f"{record.title}: {why}")
-        return self._info(record)
-
     def plugin_connected(self) -> bool:
         """Whether the plugin has reported since this daemon started."""
         return self.reported > 0
-
-    def counts(self) -> dict[str, int]:
-        """Containers by state; those without an actor are `UNMANAGED`."""
-        return dict(Counter(self._info(record).state for record in self.roster))
-
-    def _container(self, record: containers.Record) -> Container | None:
-        actor = self._actors.get(record.id)
-        return actor.container if actor else None
-
-    def _info(self, record: containers.Record) -> Any:
-        return explain.info(record, self._container(record), self._seen(record))
-
-    def _seen(self, record: containers.Record) -> explain.Seen:
-        return explain.Seen(
-            self.roster.names(record), self.cluster.remark(record), self.cluster.declared(record)
-        )
 
     def _observe(self, container: Container, before: State) -> None:
         if container.hold is not None and container.life.reason:
@@ -387,7 +331,8 @@ class Node:
             self.roster.put(container.record)
 
     def _tell(self, record: containers.Record, before: str = "") -> None:
-        info = explain.info(record, self._container(record))
+        actor = self._actors.get(record.id)
+        info = explain.info(record, actor.container if actor else None)
         self.history.add(info, before, time.time())
 
 

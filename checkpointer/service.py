@@ -27,7 +27,7 @@ def services(node: Node) -> server.Services:
             criu=node.engine.zygotes.bundle.version,
             plugin=node.plugin_connected(),
             since=node.since,
-            counts=node.counts(),
+            counts=node.answers.counts(),
             image_bytes=node.engine.store.usage(),
             helpers={**node.engine.zygotes.pids(), **node.engine.datapath.helpers()},
             api=node.cluster.features(),
@@ -35,19 +35,20 @@ def services(node: Node) -> server.Services:
         )
 
     async def list_(request: Any, _: server.Context) -> Any:
-        return api.m.Infos(containers=node.infos(request))
+        return api.m.Infos(containers=node.answers.infos(request))
 
     async def why(request: Any, _: server.Context) -> Any:
         found = [
-            api.m.Explanation(info=info, text=text) for info, text in node.explanations(request)
+            api.m.Explanation(info=info, text=text)
+            for info, text in node.answers.explanations(request)
         ]
         return api.m.Explanations(explanations=found)
 
     async def sleep(request: Any, _: server.Context) -> Any:
-        return api.m.Infos(containers=await node.move(request, sleep=True, timeout=MOVE))
+        return api.m.Infos(containers=await node.answers.move(request, sleep=True, timeout=MOVE))
 
     async def wake(request: Any, _: server.Context) -> Any:
-        return api.m.Infos(containers=await node.move(request, sleep=False, timeout=MOVE))
+        return api.m.Infos(containers=await node.answers.move(request, sleep=False, timeout=MOVE))
 
     async def retire(request: Any, _: server.Context) -> Any:
         infos = await node.retire(request.timeout)

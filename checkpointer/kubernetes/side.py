@@ -136,7 +136,7 @@ class Side:
         self._work.add(self._taint)
 
     def _load(self, node: Node) -> None:
-        found = node.infos(api.m.Query())
+        found = node.answers.infos(api.m.Query())
         for uid in self._model.load(found, complete=node.swept):
             self._work.add(uid)
         for pod in self._watch.pods():

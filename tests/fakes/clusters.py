@@ -12,9 +12,10 @@ from checkpointer.history import History
 
 
 class Daemon:
-    """Stands in for `Node`: what its side asks of it."""
+    """Stands in for `Node` and its `Answers`: what its side asks of them."""
 
     def __init__(self):
+        self.answers = self
         self.history = History()
         self._infos = {}
         self.swept = True

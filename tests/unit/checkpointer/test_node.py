@@ -250,7 +250,7 @@ async def test_a_name_that_no_container_has_had_is_told(make):
     names = ["init", "web", "wbe"]
     node.report([reported("init", "stopped", names=names), reported("worker")], [], None)
     node.report([reported("web", names=names)], [], None)
-    [(info, text)] = node.explanations(api.m.Query(pod="p", container="web"))
+    [(info, text)] = node.answers.explanations(api.m.Query(pod="p", container="web"))
 
     [note] = info.notes
     assert (
