@@ -21,7 +21,8 @@ from installer.cluster import LABEL, Cluster, ClusterError
 from installer.errors import AsleepError, InstallError
 from installer.host import Host
 
-DAEMON = "/run/zeropod/zeropod.sock"
+RUN = "/run/zeropod"
+DAEMON = f"{RUN}/zeropod.sock"
 CGROUPS = "/sys/fs/cgroup"
 SLICE = "zeropod.slice"
 IDLE = ("criu-zygote", "zp-responder")
@@ -32,6 +33,12 @@ FAIL = 62
 
 GRACE = 60.0
 """Seconds more than asked for that the daemon's answer may take."""
+
+LEFT = (
+    "no daemon runs here that could take back labels status.zeropod.ctrox.dev/... and lowered requests of this node's pods; "
+    'docs/operations.md ("Without a daemon") has the commands that find and remove them'
+)
+"""For people: pods are not ours to change without the daemon, which knows them."""
 
 Say = Callable[[str], None]
 
@@ -75,6 +82,8 @@ class Departure:
         self._unlabel()
         if daemon is not None:
             self._daemon_goes(daemon)
+        elif self.cluster is not None and self.host.exists(RUN):
+            self.say(LEFT)
         self._helpers_end()
         for one in sleepers.find(self.host) if self.force else []:
             self.say(f"lost: {one.title} ({one.how}) is started anew")

@@ -135,6 +135,18 @@ def test_what_sleeps_without_a_daemon_is_not_lost_silently(node):
         departure(node)[0].go()
 
 
+def test_what_pods_may_keep_without_a_daemon_is_said(node):
+    """Labels and requests are the daemon's to take back; a node that never had one has none of them."""
+    made, said = departure(node, Labels())
+    made.go()
+    assert not any("docs/operations.md" in line for line in said)
+    (node.root / "run/zeropod").mkdir(parents=True)
+    made, said = departure(node, Labels())
+    made.go()
+
+    assert "docs/operations.md" in said[-1]
+
+
 def test_the_label_is_taken_off_so_that_the_daemon_goes(node, daemon, monkeypatch):
     """Its pod belongs to the DaemonSet, which would start it again."""
     monkeypatch.setattr(Departure, "_retire", lambda self: self.say("awake"))
