@@ -103,6 +103,15 @@ def test_only_what_has_to_be_is_privileged():
     assert all(one["readOnlyRootFilesystem"] for one in contexts.values())
 
 
+def test_the_plugin_writes_only_what_it_tells():
+    """To speak to a socket needs no write access to its directory; what it tells is the daemon's to read."""
+    (plugin,) = [one for one in containers() if one["name"] == "nri-plugin"]
+
+    assert [one["mountPath"] for one in plugin["volumeMounts"] if not one.get("readOnly")] == [
+        "/run/zeropod"
+    ]
+
+
 def test_the_plugin_has_no_token():
     """Who answers for every container that starts has no way to the API."""
     with_token = {
