@@ -186,7 +186,7 @@ class Zygotes:
 
     def _find(self, kind: Kind) -> Zygote | None:
         pid = _noted(self._path(kind, "json"))
-        if pid is None:
+        if pid is None or self._path(kind, "untried").exists():
             return None
         try:
             connect(self._path(kind, "sock")).close()
@@ -196,8 +196,10 @@ class Zygotes:
 
     def _start(self, kind: Kind) -> Zygote:
         kdat = self._kdat()
-        path = self._path(kind, "sock")
+        path, untried = self._path(kind, "sock"), self._path(kind, "untried")
+        self._end_untried(kind)
         path.unlink(missing_ok=True)
+        untried.touch()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(str(path))
             path.chmod(0o600)
@@ -205,6 +207,9 @@ class Zygotes:
             pid = self._spawn(kind, listener.fileno(), kdat)
         zygote = Zygote(kind, path, pid)
         try:
+            # Before anything that takes time: nobody would ever end it if we were killed meanwhile.
+            note = {"pid": pid, "started": processes.start_time(pid)}
+            self._path(kind, "json").write_text(json.dumps(note))
             self._slice.adopt(pid)
             if kind is Kind.SWRK:
                 _self_test(zygote, self._directory)
@@ -212,13 +217,19 @@ class Zygotes:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise
-        note = {"pid": pid, "started": processes.start_time(pid)}
-        self._path(kind, "json").write_text(json.dumps(note))
+        untried.unlink()
         _log.info(
             "zygote.started",
             extra={"kind": kind.value, "pid": pid, "criu": self.bundle.version},
         )
         return zygote
+
+    def _end_untried(self, kind: Kind) -> None:
+        """End the zygote that a daemon was about to try when it was killed."""
+        pid = _noted(self._path(kind, "json"))
+        if pid is not None and self._path(kind, "untried").exists():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _spawn(self, kind: Kind, listener: int, kdat: Path) -> int:
         # criu loads plugins and looks for programs when it is in the container already. The one directory of the host

@@ -261,3 +261,21 @@ def test_daemon_cgroup_killed_in_mid_drain(pods: Pods) -> None:
             one.reach("RUNNING")
             cri.until(lambda: not one.image().exists(), 30)
     one.unharmed()
+
+
+@pytest.mark.timeout(120)
+def test_daemon_killed_while_it_starts_a_zygote(pods: Pods) -> None:
+    """The next daemon ends one that was not tried yet, and starts its own: none is left over, as after every test."""
+    one = sleepers.python(pods)
+    one.ask("memory.update(a=1)")
+    for delay in moments(8, SLEEP_SPAN):
+        kill(sleepers.helpers()["swrk"])
+        attempt = in_background(one.sleep)
+        time.sleep(delay)
+        sleepers.kill_daemon()
+        attempt.join(60)
+        sleepers.ready()
+        one.reach("RUNNING", "ASLEEP")
+        assert one.ask("memory['a']") == 1, delay
+        one.reach("RUNNING")
+    one.unharmed()
