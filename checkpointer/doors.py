@@ -11,6 +11,7 @@ from checkpointer import errors, processes, vouching
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.kinds import Kind
+from checkpointer.supervisor import Signal
 from checkpointer.traffic import Traffic, crowded, listening
 from redirector import sockets
 from redirector.hold import Hold
@@ -57,6 +58,21 @@ def survey(container: Container, application: int) -> None:
         raise errors.Refused(why, kind=Kind.NO_PORT)
     if why := crowded(container.ports, sockets.others(table, own).ports):
         raise errors.Refused(why, kind=Kind.PORTS)
+
+
+def approach(container: Container, order: Signal) -> int:
+    """Return the application's pid, where its supervisor takes the order that is to bring it to rest.
+
+    Raises:
+        CalledOff: The application is wanted.
+        errors.Refused: There is none, or no packet could wake it.
+        errors.SupervisorError: The supervisor has ended, or does not know the order.
+    """
+    check(container)
+    found = application(container)
+    container.supervisor.need(order)
+    survey(container, found)
+    return found
 
 
 @contextlib.contextmanager

@@ -31,10 +31,7 @@ def freeze(container: Container, engine: Engine) -> None:
         errors.CheckpointerError: It could not be frozen, and runs on.
     """
     clock = Clock()
-    doors.check(container)
-    application = doors.application(container)
-    container.supervisor.need(Signal.FREEZE)
-    doors.survey(container, application)
+    application = doors.approach(container, Signal.FREEZE)
     cell = container.cell
     try:
         cell.fill(lambda: processes.tree(application))

@@ -52,10 +52,7 @@ def end(container: Container, engine: Engine) -> None:
         errors.CheckpointerError: It did not end, and runs on as far as it has survived.
     """
     clock = Clock()
-    doors.check(container)
-    application = doors.application(container)
-    container.supervisor.need(Signal.END)
-    doors.survey(container, application)
+    application = doors.approach(container, Signal.END)
     cell = container.cell
     try:
         cell.fill(lambda: processes.tree(application))
