@@ -22,7 +22,7 @@ from dev import patience
 
 HERE = Path(__file__).parent
 
-LIMIT = 300.0
+LIMIT = 480.0
 
 Deploy = Callable[..., App]
 

@@ -45,7 +45,11 @@ def zeropod(pod: Any, verb: str) -> list[Any]:
 
 
 def rolled_out(fast: float = 240.0) -> None:
-    """Waits until the DaemonSet's pods are those that were asked for, and ready."""
+    """Waits until the DaemonSet's pods are those that were asked for, ready by their own word, and manage new pods.
+
+    After a reboot the DaemonSet's status is that of before, until its controller has looked; and a pod of ours may be
+    ready before its plugin is connected.
+    """
 
     def done() -> bool:
         found = kubectl.get("daemonset", "-n", NAMESPACE, DAEMON_SET)
@@ -56,12 +60,23 @@ def rolled_out(fast: float = 240.0) -> None:
             and wanted > 0
             and status.get("updatedNumberScheduled") == wanted
             and status.get("numberReady") == wanted
+            and all(_at_work(one) for one in pods())
         )
 
     try:
         kubectl.until(done, "zeropod is not ready", fast)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{describe()}") from None
+
+
+def _at_work(pod: Any) -> bool:
+    conditions = {one["type"]: one["status"] for one in pod["status"].get("conditions", [])}
+    if conditions.get("Ready") != "True":
+        return False
+    words = ["zeropod", "status", "-o", "json"]
+    name = pod["metadata"]["name"]
+    told = kubectl.run("exec", "-n", NAMESPACE, name, "-c", DAEMON, "--", *words)
+    return bool(json.loads(told)["plugin"])
 
 
 def describe() -> str:

@@ -149,7 +149,7 @@ def test_a_hook_wakes(deploy: Callable[..., App]) -> None:
     words = ["-n", workloads.NAMESPACE, app.pod]
     with kubectl.background("logs", "-f", *words) as running:
         kubectl.run("delete", "pod", *words, fast=60)
-        told, _ = running.communicate(timeout=30)
+        told, _ = running.communicate(timeout=90)
     assert "/?goodbye" in told
     assert "kube-lifecycle" in told
 

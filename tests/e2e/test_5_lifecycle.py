@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import time
@@ -53,7 +54,7 @@ def test_a_sleeping_pod_is_deleted(deploy: Callable[..., App]) -> None:
     words = ["-n", workloads.NAMESPACE, app.pod]
     with kubectl.background("logs", "-f", *words) as running:
         kubectl.run("delete", "pod", *words, fast=120)
-        told, _ = running.communicate(timeout=60)
+        told, _ = running.communicate(timeout=90)
     assert "goodbye" in told
     assert not kubectl.exists("pod", *words)
 
@@ -70,7 +71,7 @@ def test_a_deployment_is_rolled_out_asleep(deploy: Callable[..., App]) -> None:
     gone = ["pod", "-n", workloads.NAMESPACE, before]
     kubectl.until(lambda: not kubectl.exists(*gone), "the old pod is still there")
     # As with any rollout, a connection may have been led to the pod that was just ending.
-    kubectl.until(lambda: "nginx" in app.fetch(fast=10), "the new pod does not answer")
+    kubectl.until(lambda: "nginx" in app.fetch(fast=10), "the new pod does not answer", 120)
     app.asleep()
 
 
@@ -136,6 +137,15 @@ def test_a_service_of_the_node_is_restarted(
     deploy(workloads.nginx(), annotations=SOON).asleep()
 
 
+def away() -> bool:
+    """Whether the API server does not answer."""
+    try:
+        kubectl.run("get", "--raw", "/readyz", "--request-timeout=2s")
+    except kubectl.KubectlError:
+        return True
+    return False
+
+
 def test_the_api_server_is_away(redis: App) -> None:
     """Pods wake and sleep while nobody answers at the API."""
     node, address = redis.object()["spec"]["nodeName"], redis.object()["status"]["podIP"]
@@ -143,11 +153,9 @@ def test_the_api_server_is_away(redis: App) -> None:
     asked = (
         f"exec 3<>/dev/tcp/{address}/6379; printf 'GET key\\r\\n' >&3; timeout 30 head -n 2 <&3"
     )
-    script = f"{nodes.STOP_API}; sleep 3; bash -c {shlex.quote(asked)} > {note}; sleep 3; {nodes.START_API}"
+    script = f"{nodes.STOP_API}; sleep 3; bash -c {shlex.quote(asked)} > {note}; sleep 15; {nodes.START_API}"
     nodes.run_aside(node, script)
-    time.sleep(4)
-    with pytest.raises(kubectl.KubectlError):
-        kubectl.run("get", "--raw", "/readyz", "--request-timeout=2s")
+    kubectl.until(away, "the API server still answers")
     kubectl.until(
         lambda: kubectl.run("get", "--raw", "/readyz") == "ok", "the API server is not back", 120
     )
@@ -178,14 +186,21 @@ def test_a_node_is_rebooted(deploy: Callable[..., App]) -> None:
     """Pods start afresh, as they do without us: those that were quicker than we are say so, new ones are managed."""
     app = deploy(workloads.nginx(), annotations=SOON)
     app.asleep()
+    before = {one["metadata"]["uid"]: restarts(one) for one in product.pods()}
+
+    def again() -> bool:
+        found = product.pods()
+        return all(restarts(one) > before.get(one["metadata"]["uid"], -1) for one in found)
+
     subprocess.run([*shlex.split(REBOOT), app.object()["spec"]["nodeName"]], check=True)
     # Until kubelet has looked, all is as before.
     kubectl.until(lambda: app.restarts() >= 1, "its container was not started again", 120)
-    kubectl.until(lambda: all(restarts(one) for one in product.pods()), "neither was ours", 120)
+    kubectl.until(again, "neither was ours", 120)
     product.rolled_out()
     app.ready()
-    if app.states() == {"nginx": "UNMANAGED"}:
-        assert "not connected" in app.why()
+    if kubectl.until(app.states, "the daemon does not know it") == {"nginx": "UNMANAGED"}:
+        # Created before the plugin was connected, or before it could answer in time.
+        assert re.search("delete the pod|restart the container", app.why())
     else:
         app.asleep()
     new = deploy(workloads.nginx(), annotations=SOON)
