@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 5.0
 """Seconds for the event loop to answer; it never works for as long as that."""
+
+HOLDS = 5.0
+"""Seconds for which a finding holds that took more than a look; as often as the kubelet asks."""
 
 
 class Unfit(errors.CheckpointerError):
@@ -118,12 +122,32 @@ def of(engine: Engine, loop: asyncio.AbstractEventLoop, adopted: Callable[[], bo
         ],
         ready=[
             Check("adoption", lambda: _adopted(adopted)),
-            Check("zygotes", lambda: alive(engine.zygotes)),
+            Check("zygotes", kept(lambda: alive(engine.zygotes))),
             Check("images", lambda: writable(engine.store.images)),
             Check("supervisor", lambda: there(engine.settings.container_dir / "init")),
             Check("datapath", lambda: pinned(engine.settings.pin_root)),
         ],
     )
+
+
+def kept(look: Callable[[], None], holds: float = HOLDS) -> Callable[[], None]:
+    """Have a look taken by one at a time, and its finding hold for a while: who asks may be anybody, and ask all the time."""
+    lock, until, failure = threading.Lock(), 0.0, None
+
+    def looked() -> None:
+        nonlocal until, failure
+        with lock:
+            if time.monotonic() >= until:
+                failure = None
+                try:
+                    look()
+                except Exception as error:  # noqa: BLE001 - raised below
+                    failure = error
+                until = time.monotonic() + holds
+            if failure is not None:
+                raise failure.with_traceback(None)
+
+    return looked
 
 
 def answers(loop: asyncio.AbstractEventLoop, patience: float = PATIENCE) -> None:

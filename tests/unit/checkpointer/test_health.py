@@ -74,6 +74,26 @@ def test_only_what_changes_is_logged(caplog):
     assert [r.getMessage() for r in caplog.records] == ["health.failed", "health.mended"]
 
 
+def test_what_is_done_for_an_answer_is_not_done_for_each():
+    """Whoever reaches the port would keep the node busy starting what cannot be started."""
+    tries = []
+
+    def fails():
+        tries.append(1)
+        refused()
+
+    look = health.kept(fails, 3600.0)
+    for _ in range(3):
+        with pytest.raises(errors.ZygoteError):
+            look()
+    assert len(tries) == 1
+    always = health.kept(fails, 0.0)
+    for _ in range(2):
+        with pytest.raises(errors.ZygoteError):
+            always()
+    assert len(tries) == 3
+
+
 async def test_the_event_loop_answers():
     """While it does; a blocked one is found out."""
     loop, done = asyncio.get_running_loop(), threading.Event()
