@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import unittest
@@ -39,6 +41,14 @@ def dev_cluster(*words: str, stdin: str = "") -> str:
         msg = "dev/cluster {}: {}".format(" ".join(words), done.stderr)
         raise AssertionError(msg)
     return done.stdout
+
+
+def documented() -> list[list[str]]:
+    """The commands of getting-started with which a cluster comes up, without the program's name."""
+    text = (REPOSITORY / "docs/getting-started.md").read_text(encoding="utf-8")
+    found = [shlex.split(line) for line in re.findall(r"^# dev/cluster (.+)$", text, re.MULTILINE)]
+    assert [words[0] for words in found] == ["start", "image"]
+    return found
 
 
 class OneCluster(unittest.TestCase):
@@ -83,8 +93,13 @@ class OneCluster(unittest.TestCase):
         return dev_cluster("exec", "--name", self.name, "--", *words, f"http://{address}/healthz")
 
     def test_it_runs_pods_reboots_and_leaves_nothing(self) -> None:
-        """A pod is reached through a Service, before and after a reboot; after the end the machine is as before."""
-        dev_cluster("start", "--name", self.name)
+        """As getting-started says; a pod is reached through a Service, before and after a reboot; then all is as before."""
+        for verb, *words in documented():
+            dev_cluster(verb, "--name", self.name, *words)
+        plugin = dev_cluster("exec", "--name", self.name, "--", "kubectl", "zeropod", "--version")
+        assert plugin.startswith("kubectl zeropod")
+        images = dev_cluster("exec", "--name", self.name, "--", "ctr", "-n", "k8s.io", "images", "ls", "-q")  # fmt: skip
+        assert "localhost/zeropod:dev" in images.split()
         self.kubectl("apply", "-f", "-", stdin=json.dumps(POD))
         self.kubectl("expose", "pod", "web", "--port", "80")
         self.kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=120s")

@@ -117,11 +117,16 @@ def test_every_kind_is_answered(deploy: Callable[..., App], files: str) -> None:
     assert app.restarts() == 0
 
 
+def readiness(app: App) -> Any:
+    """What the API has of it."""
+    return next(one for one in app.object()["status"]["conditions"] if one["type"] == "Ready")
+
+
 def ready_since(app: App) -> str:
     """Since when it is Ready; a failure if it is not."""
-    conditions = {one["type"]: one for one in app.object()["status"]["conditions"]}
-    assert conditions["Ready"]["status"] == "True", conditions
-    return str(conditions["Ready"]["lastTransitionTime"])
+    found = readiness(app)
+    assert found["status"] == "True", found
+    return str(found["lastTransitionTime"])
 
 
 @pytest.mark.parametrize("service", [True, False], ids=["NodePort", "pod"])
@@ -164,4 +169,45 @@ def test_an_exec_probe_wakes(deploy: Callable[..., App]) -> None:
     wakes = app.info()["wakes"]
     kubectl.until(lambda: app.info()["wakes"] > wakes, "its probe does not wake it")
     assert app.info()["wake_cause"] == "exec"
+    assert app.restarts() == 0
+
+
+def is_ready(app: App) -> bool:
+    """Whether the kubelet says so."""
+    return bool(readiness(app)["status"] == "True")
+
+
+def test_who_is_not_ready_does_not_sleep(deploy: Callable[..., App]) -> None:
+    """Nobody would know that it is well again, and no request would come to wake it."""
+    probe = often(httpGet={"path": "/index.html", "port": 8080})
+    app = deploy(workloads.web(readinessProbe=probe), annotations={"scaledown-duration": "8s"})
+    inside = ["exec", "-n", workloads.NAMESPACE, app.pod, "--", "sh", "-c"]
+    kubectl.run(*inside, "mv /tmp/www/index.html /tmp/aside")
+    kubectl.until(lambda: not is_ready(app), "it is Ready")
+    kubectl.until(lambda: "not Ready" in app.why(), "why does not say what keeps it awake")
+    time.sleep(12)
+    assert app.states() == {"web": "RUNNING"}
+    kubectl.run(*inside, "mv /tmp/aside /tmp/www/index.html")
+    app.ready()
+    app.asleep()
+
+
+def test_who_could_not_be_woken_is_not_ready(deploy: Callable[..., App]) -> None:
+    """Services lead to others meanwhile. It is not restarted for that, and is Ready when a wake can work again."""
+    ready, live = (often(httpGet={"path": path, "port": 80}) for path in ("/?ready", "/?live"))
+    app = deploy(workloads.nginx(readinessProbe=ready, livenessProbe=live), annotations=SOON)
+    app.asleep()
+    found = app.object()
+    node, container = found["spec"]["nodeName"], found["status"]["containerStatuses"][0]
+    image = f"/var/lib/zeropod/images/{container['containerID'].rpartition('/')[2]}"
+    nodes.run(node, f"mv {image} {image}.e2e")
+    try:
+        kubectl.until(lambda: not is_ready(app), "it is Ready without its image")
+        time.sleep(8)
+        assert not is_ready(app)
+        assert app.states() == {"nginx": "ASLEEP"}
+    finally:
+        nodes.run(node, f"mv {image}.e2e {image}")
+    app.ready()
+    assert "nginx" in app.fetch()
     assert app.restarts() == 0

@@ -58,6 +58,26 @@ def test_ready_is_who_can_wake_pods():
     assert paths == {"readiness": "/readyz", "liveness": "/healthz"}
 
 
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [
+        ("components/metrics/podmonitor.yaml", ("podMetricsEndpoints",)),
+        ("base/networkpolicy.yaml", ("ingress", 0, "ports")),
+    ],
+)
+def test_what_is_asked_for_metrics_is_there(path, where):
+    """Of both only the name of a port tells, and the API knows of neither whether there is one, nor of the pods."""
+    found = yaml.safe_load((MANIFESTS / path).read_text())["spec"]
+    selected = found.get("selector") or found["podSelector"]
+    for key in where:
+        found = found[key]
+    base = yaml.safe_load((MANIFESTS / "base/kustomization.yaml").read_text())
+    ports = {port["name"] for one in containers() for port in one.get("ports", ())}
+
+    assert {one["port"] for one in found} == ports == {"metrics"}
+    assert base["labels"] == [{"pairs": selected["matchLabels"], "includeTemplates": True}]
+
+
 def test_image_is_named_once():
     """All containers have one image, whose name is in one file for kustomize and one of the chart."""
     named = [
