@@ -87,7 +87,7 @@ class Runtime:
 
     async def answer(self, stream, reply):
         """Return the reply to the call `stream`; None: the connection ended instead."""
-        frame = await asyncio.wait_for(self.inbox[mux.PLUGIN].get(), 5)
+        frame = await asyncio.wait_for(self.inbox[mux.PLUGIN].get(), 30)
         if frame is None:
             return None
         assert (frame.stream, frame.kind) == (stream, frames.Kind.RESPONSE)
@@ -101,7 +101,7 @@ class Runtime:
 
     async def registration(self):
         """Return the plugin's RegisterPlugin and its stream id, unanswered."""
-        frame = await asyncio.wait_for(self.inbox[mux.RUNTIME].get(), 5)
+        frame = await asyncio.wait_for(self.inbox[mux.RUNTIME].get(), 30)
         call = envelope.unpack_request(frame.body)
         assert (call.service, call.method) == (api.RUNTIME_SERVICE, "RegisterPlugin")
         return frame.stream, api.RegisterPluginRequest.FromString(call.payload)
@@ -127,7 +127,7 @@ class Runtime:
 
     async def ended(self):
         """Wait until the plugin has closed the connection."""
-        await asyncio.wait_for(asyncio.wait([self.pump]), 5)
+        await asyncio.wait_for(asyncio.wait([self.pump]), 30)
 
     async def close(self):
         """Hang up."""

@@ -90,7 +90,7 @@ class Node:
         await self.runtime.call(name, api.EventRequest(pod=pod, container=container))
 
     async def until(self, **fields):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not all(getattr(self.known.get("c1"), k) == v for k, v in fields.items()):
                 await asyncio.sleep(0.005)
 

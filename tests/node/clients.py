@@ -28,7 +28,7 @@ PORT = 7000
 NODE = "10.88.0.1"
 """The node's own address on the pods' bridge."""
 
-ENOUGH = 15.0
+ENOUGH = 30.0
 """Seconds for anything that must happen; a machine under load may need a few."""
 
 PATIENCE = patience.seconds(ENOUGH)

@@ -35,7 +35,7 @@ TCP_TIMESTAMP, TCP_REPAIR_WINDOW = 24, 29
 TCP_RECV_QUEUE, TCP_SEND_QUEUE = 1, 2
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
 both_families = pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
-PATIENCE = patience.seconds(15)  # for anything that must happen
+PATIENCE = patience.seconds(30)  # for anything that must happen
 
 
 class Namespace:
@@ -248,7 +248,7 @@ def restore(space: Namespace, connection: Connection, stream: Stream) -> socket.
     window = (stream.rcv_nxt, 65000, 65000, stream.window, stream.rcv_nxt)
     sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, struct.pack("=5I", *window))
     sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
-    sock.settimeout(5)
+    sock.settimeout(20)
     return sock
 
 

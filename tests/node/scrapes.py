@@ -55,7 +55,7 @@ def counted(one: sleepers.Sleeper, name: str, **labels: str) -> None:
     """
     series = Series(one)
     try:
-        cri.until(lambda: series.value(name, **labels), 10)
+        cri.until(lambda: series.value(name, **labels), 30)
     except TimeoutError as error:
         found = {
             (name, *sorted(set(labels) - set(series.who.items()))): value

@@ -108,7 +108,7 @@ class Stream:
     def close(self) -> None:
         """Hang up."""
         self._stack.close()
-        self._reader.join(5)
+        self._reader.join(30)
 
     def __enter__(self) -> Self:
         return self

@@ -114,7 +114,7 @@ def test_a_named_port_without_a_listener_is_not_held(pods: Pods) -> None:
     web = sleepers.python(pods, pod=pod, name="web")
     web.sleep()
     with pytest.raises(ConnectionRefusedError):
-        sleepers.Talk(pod.ip, port=OTHER, timeout=5)
+        sleepers.Talk(pod.ip, port=OTHER)
     assert web.state == "ASLEEP"
     assert f"ports-map names tcp/{OTHER} for it, on which it does not listen" in web.why()
 

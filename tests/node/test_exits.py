@@ -38,7 +38,7 @@ def test_own_exit_code(pods: Pods) -> None:
             one.sleep()
             one.ask("1")
         one.ask("threading.Timer(0.1, os._exit, [3]).start()")
-        assert one.container.wait("exited", 10).exit_code == 3
+        assert one.container.wait("exited", 30).exit_code == 3
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_death_by_signal(pods: Pods, number: signal.Signals, code: int) -> None:
     one = sleepers.python(pods)
     one.sleep()
     one.ask(f"threading.Timer(0.1, os.kill, [os.getpid(), {int(number)}]).start()")
-    assert one.container.wait("exited", 10).exit_code == code
+    assert one.container.wait("exited", 30).exit_code == code
 
 
 @pytest.mark.parametrize("state", ["awake", "woken", "asleep"])
@@ -153,7 +153,7 @@ def test_exit_right_after_a_wake(pods: Pods) -> None:
             talk.ask("1")
             one.sleep()
             talk.send(f"time.sleep({delay}) or os._exit(3)")
-            assert one.container.wait("exited", 15).exit_code == 3, delay
+            assert one.container.wait("exited", 30).exit_code == 3, delay
 
 
 @pytest.mark.timeout(120)
@@ -165,7 +165,7 @@ def test_exit_during_a_dump(pods: Pods) -> None:
         with contextlib.suppress(TtrpcError):
             one.sleep()  # it may end before
             one.wake()  # and if it was frozen before its time was up, it ends now
-        assert one.container.wait("exited", 15).exit_code == 3, delay
+        assert one.container.wait("exited", 30).exit_code == 3, delay
 
 
 def test_stop_during_a_dump(pods: Pods, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_stop_during_a_dump(pods: Pods, tmp_path: Path) -> None:
         sleeping.start()
         time.sleep(step * 0.02)
         os.kill(one.pid, signal.SIGTERM)
-        assert one.container.wait("exited", 20).exit_code == 4, step
+        assert one.container.wait("exited", 30).exit_code == 4, step
         sleeping.join(60)
         (tmp_path / "ended").unlink()
 
@@ -238,4 +238,4 @@ def test_a_stop_while_nobody_is_there_to_wake(pods: Pods) -> None:
         one.sleep()
         with sleepers.without_daemon():
             os.kill(one.pid, number)
-            assert one.container.wait("exited", 5).exit_code == 0
+            assert one.container.wait("exited", 30).exit_code == 0

@@ -26,12 +26,12 @@ Server(("::", 7), Echo).serve_forever()
 """
 
 
-def ask(address: str, port: int, question: bytes, timeout: float = 10.0) -> bytes:
+def ask(address: str, port: int, question: bytes, timeout: float = 30.0) -> bytes:
     """Opens a connection, as soon as somebody listens, and returns the first answer."""
     deadline = time.monotonic() + timeout
     while True:
         try:
-            with socket.create_connection((address, port), timeout=5) as stream:
+            with socket.create_connection((address, port), timeout=20) as stream:
                 stream.sendall(question)
                 return stream.recv(4096)
         except ConnectionRefusedError:

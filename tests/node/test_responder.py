@@ -80,7 +80,7 @@ def test_a_responder_that_dies_is_replaced(pods: Pods, kubelet: Kubelet) -> None
     assert kubelet.http(one.ip, WEB) == "HTTP/1.1 200 OK"
     former, ports = sleepers.helpers()["responder"], responders()
     os.kill(former, signal.SIGKILL)
-    cri.until(lambda: not sleepers.alive(former), 10)
+    cri.until(lambda: not sleepers.alive(former), 30)
     assert kubelet.http(one.ip, WEB, timeout=20) == "HTTP/1.1 200 OK"
     cri.until(lambda: not responders() & ports, 30)
     before = other.info()["wakes"]
@@ -143,7 +143,7 @@ def test_a_new_responder_leaves_who_sleeps_his_port(pods: Pods, kubelet: Kubelet
     enter = ["nsenter", "-t", str(one.pid), "-n", "sysctl", "-qw"]
     subprocess.run([*enter, f"net.ipv4.ip_local_port_range={WEB - 1} {WEB + 1}"], check=True)
     os.kill(former, signal.SIGKILL)
-    cri.until(lambda: not sleepers.alive(former), 10)
+    cri.until(lambda: not sleepers.alive(former), 30)
     cri.until(lambda: sleepers.helpers().get("responder", former) != former, 30)
     cri.until(lambda: listening(one), 30)
     assert not listening(one) & before
@@ -215,7 +215,7 @@ def test_what_has_ended_without_a_daemon_is_not_listened_for(pods: Pods, kubelet
     one = sleepers.python(pods, HTTP, pod=pod)
     one.sleep()
     assert kubelet.http(one.ip, WEB) == "HTTP/1.1 200 OK"
-    cri.until(lambda: sockets(responder) == before + 2, 10)
+    cri.until(lambda: sockets(responder) == before + 2, 30)
     with sleepers.without_daemon():
         pod.remove()
         assert sockets(responder) == before + 2

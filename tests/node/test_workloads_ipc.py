@@ -37,7 +37,7 @@ def test_a_syslog_daemon_in_the_pod(pods: Pods, tmp_path: Path) -> None:
     """A connection to /dev/log of another container of the pod goes on after a sleep, without a new connect."""
     pod = pods(annotations={sleepers.SCALEDOWN: "1h"})
     mounts = [volume(tmp_path, "/run/log")]
-    listen = "log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); log.bind('/run/log/log'); log.settimeout(5)"
+    listen = "log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); log.bind('/run/log/log'); log.settimeout(20)"
     daemon = sleepers.python(pods, listen, pod=pod, port=8000, name="syslog", mounts=mounts)
     connect = "log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); log.connect('/run/log/log')"
     one = sleepers.python(pods, connect, pod=pod, mounts=mounts)

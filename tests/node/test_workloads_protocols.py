@@ -102,7 +102,7 @@ def test_a_server_that_pings_is_not_kept_awake_by_it(pods: Pods) -> None:
 def test_a_client_that_pings_is_answered(pods: Pods) -> None:
     """A client's ping wakes, since who hears nothing hangs up; then the pod sleeps until the next one."""
     one = echoes(pods, scaledown="1s")
-    with connect(f"ws://{one.ip}:8080", ping_interval=5.0, ping_timeout=4.0) as websocket:
+    with connect(f"ws://{one.ip}:8080", ping_interval=5.0, ping_timeout=20.0) as websocket:
         websocket.send("hello")
         assert websocket.recv(ENOUGH) == "1 hello"
         for number in (1, 2, 3):

@@ -248,7 +248,7 @@ def test_a_live_hold_is_let_go_by_the_next_daemon(lab: Lab, root: Path):
     try:
         second.attach(lab.pod.pid, "sandbox").abandon("container")
         assert second.holds() == []
-        end.settimeout(5)
+        end.settimeout(20)
         assert end.recv(100) == b"anybody?"
     finally:
         second.forget("sandbox")

@@ -108,7 +108,7 @@ def test_a_client_inside_the_pod_waits_and_is_served(
     accepted = lab.accept(listener)
     assert accepted.getpeername()[0] == addresses[family]
     accepted.sendall(b"x" * 200_000)
-    caller.settimeout(5)
+    caller.settimeout(20)
     assert len(caller.recv(300_000, socket.MSG_WAITALL | socket.MSG_PEEK)) > 0
 
 
@@ -144,12 +144,12 @@ def test_large_segments_over_lo_are_replayed_whole(lab: Lab, hold: Hold):
     accepted = lab.accept(listener)
     hold.only([], [connection(accepted)])
     data = os.urandom(300_000)
-    thread = threading.Thread(target=lambda: (caller.settimeout(5), caller.sendall(data)))
+    thread = threading.Thread(target=lambda: (caller.settimeout(20), caller.sendall(data)))
     thread.start()
     until_queued(hold, 1)
     hold.replay()
     got = b""
-    accepted.settimeout(5)
+    accepted.settimeout(20)
     while len(got) < len(data):
         got += accepted.recv(1 << 20)
     thread.join()
@@ -162,7 +162,7 @@ def test_criu_talks_through_a_hold(lab: Lab, hold: Hold):
     hold.only([tcp(listener)], [])
     caller = lab.pod.socket(socket.AF_INET, socket.SOCK_STREAM)
     caller.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0xC114)
-    caller.settimeout(2)
+    caller.settimeout(20)
     caller.connect((LOOPBACK[socket.AF_INET], port_of(listener)))
 
 
@@ -231,7 +231,7 @@ def test_ping_passes_while_everything_is_held(lab: Lab, hold: Hold):
     echo = lab.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
     body = struct.pack("!BBHHH", 8, 0, 0xF7FF - 1, 0, 1)
     echo.sendto(body, (POD[socket.AF_INET], 0))
-    echo.settimeout(2)
+    echo.settimeout(20)
     reply = echo.recv(100)
     assert reply[20] == 0
     assert hold.queued == 0

@@ -86,7 +86,7 @@ async def test_a_mistake_costs_one_event(actor):
     """The next one is dealt with, and who waits for both is not left waiting."""
     actor._observe = mock.Mock(side_effect=[ValueError, None, None])
     actor.post(lifecycle.SleepAsked("asked"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await idle(actor)
 
     assert actor.container.life.state is State.ASLEEP
@@ -182,7 +182,7 @@ async def test_who_waits_for_a_sibling_takes_no_thread(actor):
     await turn.acquire()
     actor.post(lifecycle.SleepAsked("idle"))
     await actor.caught_up()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await asyncio.get_running_loop().run_in_executor(actor._moves._pool, int)
 
     assert actor.container.life.state is State.SLEEPING

@@ -17,7 +17,7 @@ class Datapath:
         self.go = threading.Event()
 
     def forget(self, sandbox_id):
-        self.go.wait(5)
+        self.go.wait(30)
         if sandbox_id == "broken":
             raise OSError("the namespace cannot be entered")
         self.forgotten.append(sandbox_id)

@@ -81,7 +81,7 @@ async def test_both_streams_end_with_the_socket():
     muxed, running, (_, writer) = await connected()
     writer.write(mux.encode(mux.PLUGIN, b"last words") + mux.encode(9, b"unknown"))
     writer.close()
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, 30)
     assert await muxed.plugin.read() == b"last words"
     assert await muxed.plugin.read() == b""
     assert await muxed.runtime.read() == b""
@@ -96,7 +96,7 @@ async def test_a_slow_reader_bounds_what_is_kept():
     assert muxed.plugin._size <= 2 << 20
     received = 0
     while received < total:
-        received += len(await asyncio.wait_for(muxed.plugin.read(), 5))
+        received += len(await asyncio.wait_for(muxed.plugin.read(), 30))
     assert received == total
     writer.close()
     await running

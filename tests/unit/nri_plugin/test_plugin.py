@@ -216,7 +216,7 @@ async def test_a_short_life_that_ended_well_changes_nothing(node):
         await node.event("StartContainer", container_id)
         await node.event("StopContainer", container_id)
         node.records.exit_codes[container_id] = 0
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while node.plugin._breaker.reason("u1", "web"):
                 await asyncio.sleep(0.005)
     assert [written for written, _ in node.records.written] == ["c1", "c2"]
@@ -235,7 +235,7 @@ async def test_explanations_leave_room_for_those_who_wait(tmp_path):
     pods = [api.PodSandbox(id="p1", name="pod", namespace="ns", uid="u", annotations=WANTED)]
     listed = [api.Container(id=f"c{number}", pod_sandbox_id="p1", state=3) for number in range(20)]
     async with connected(tmp_path, pods=pods, listed=listed) as node:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not all(container.reason for container in node.known):
                 await asyncio.sleep(0.005)
         assert node.records.most_reading == plugin.EXPLAINED_AT_ONCE
@@ -280,7 +280,7 @@ async def test_a_plain_container_found_at_start_has_its_own_reason(tmp_path):
         listed = [api.Container(id="c1", pod_sandbox_id="p1", state=3, pid=os.getpid())]
         everything = api.SynchronizeRequest(pods=pods, containers=listed)
         await node.runtime.call("Synchronize", everything, api.SynchronizeResponse)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while "tty" not in node.known.get("c1").reason:
                 await asyncio.sleep(0.005)
 
@@ -313,6 +313,6 @@ async def test_whatever_was_heard_of_it_a_running_container_has_a_reason(tmp_pat
                     await node.runtime.call("Synchronize", everything, api.SynchronizeResponse)
         running = [one.id for one in node.known if one.state == api.State.RUNNING]
         assert running
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not all(node.known.get(name).reason for name in running):
                 await asyncio.sleep(0.005)

@@ -46,7 +46,7 @@ class Daemon:
         await self.server.close(grace=0)
 
     async def until(self, condition):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():
                 self.arrived.clear()
                 await self.arrived.wait()

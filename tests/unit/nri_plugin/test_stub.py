@@ -99,7 +99,7 @@ async def test_a_refused_registration_ends_the_connection():
         stream, _ = await runtime.registration()
         runtime.refuse(stream, "invalid plugin index")
         with pytest.raises(errors.TtrpcError, match="invalid plugin index"):
-            await asyncio.wait_for(running, 5)
+            await asyncio.wait_for(running, 30)
         await runtime.ended()
 
 
@@ -228,7 +228,7 @@ async def test_an_overrun_ends_the_connection(blocking):
             "StartContainer", api.EventRequest(**pod_and_container()), timeout=0.1
         )
         runtime.send(mux.PLUGIN, message)
-        await asyncio.wait_for(asyncio.wait([running]), 5)
+        await asyncio.wait_for(asyncio.wait([running]), 30)
         await runtime.ended()
 
 
@@ -243,7 +243,7 @@ async def test_garbage_ends_the_connection_at_worst(seed):
             junk = b"".join(mux.encode(1 + n % 2, source.randbytes(100)) for n in range(100))
         runtime.writer.write(junk)
         runtime.writer.write_eof()
-        await asyncio.wait_for(asyncio.wait([running]), 5)
+        await asyncio.wait_for(asyncio.wait([running]), 30)
 
 
 async def test_it_comes_back_for_ever(tmp_path):
@@ -255,7 +255,7 @@ async def test_it_comes_back_for_ever(tmp_path):
     accepted = asyncio.Queue()
     for attempt in range(3):
         server = await asyncio.start_unix_server(lambda *pair: accepted.put_nowait(pair), path)
-        runtime = nri_runtime.Runtime(*await asyncio.wait_for(accepted.get(), 5))
+        runtime = nri_runtime.Runtime(*await asyncio.wait_for(accepted.get(), 30))
         await runtime.handshake(containers=[api.Container()] * attempt)
         assert plugin.told[-1] == ("sync", 0, attempt)
         server.close()

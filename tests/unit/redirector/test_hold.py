@@ -165,7 +165,7 @@ def test_an_event_loop_is_not_kept_by_a_replay(kernel: Kernel, hold: Hold):
     def ask() -> None:
         asker = threading.Thread(target=lambda: answers.append(hold.receive()))
         asker.start()
-        asker.join(5)
+        asker.join(30)
 
     kernel.meanwhile = ask
     hold.replay()

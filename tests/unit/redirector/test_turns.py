@@ -15,7 +15,7 @@ def test_one_waits_for_the_other_of_the_same_name_only():
     def first() -> None:
         with turns.of("a"):
             inside.set()
-            go.wait(5)
+            go.wait(30)
             order.append("first")
 
     def second() -> None:
@@ -24,12 +24,12 @@ def test_one_waits_for_the_other_of_the_same_name_only():
 
     threads = [threading.Thread(target=first), threading.Thread(target=second)]
     threads[0].start()
-    inside.wait(5)
+    inside.wait(30)
     threads[1].start()
     with turns.of("b"):
         order.append("other")
     go.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(30)
     assert order == ["other", "first", "second"]
     assert len(turns) == 0

@@ -165,7 +165,7 @@ async def test_a_timeout_ends_both_sides(caller, echo):
     with pytest.raises(errors.TtrpcError) as caught:
         await caller.call(SERVICE, "Hang", Text(), Text, timeout=0.05)
     assert caught.value.code is errors.Code.DEADLINE_EXCEEDED
-    await asyncio.wait_for(echo.cancelled.wait(), 5)
+    await asyncio.wait_for(echo.cancelled.wait(), 30)
     assert (await caller.call(SERVICE, "Echo", Text(text="on"), Text)).text == "on"
 
 
@@ -196,7 +196,7 @@ async def test_handlers_end_with_their_connection(echo):
     writer.write(request(1, "Hang"))
     await asyncio.sleep(0.02)
     writer.close()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 30)
     assert echo.cancelled.is_set()
 
 
@@ -210,9 +210,9 @@ async def test_pending_calls_fail_when_the_server_dies():
     theirs.close()
     for attempt in (call, connected.call(SERVICE, "Echo", Text(), Text)):
         with pytest.raises(errors.TtrpcError) as caught:
-            await asyncio.wait_for(attempt, 5)
+            await asyncio.wait_for(attempt, 30)
         assert caught.value.code is errors.Code.UNAVAILABLE
-    await asyncio.wait_for(connected.wait_closed(), 5)
+    await asyncio.wait_for(connected.wait_closed(), 30)
     await connected.close()
 
 
@@ -266,7 +266,7 @@ async def test_garbage_ends_a_connection_and_nothing_else(path, seed):
         )
     writer.write(junk)
     writer.write_eof()
-    while await asyncio.wait_for(reader.read(65536), 5):
+    while await asyncio.wait_for(reader.read(65536), 30):
         pass
     writer.close()
     good = await client.connect_unix(path)
@@ -283,7 +283,7 @@ async def test_garbage_from_a_server_fails_the_call():
     await asyncio.sleep(0.01)
     theirs.sendall(b"\xff" * 64)
     with pytest.raises(errors.TtrpcError):
-        await asyncio.wait_for(call, 5)
+        await asyncio.wait_for(call, 30)
     theirs.close()
     await connected.close()
 
