@@ -238,14 +238,20 @@ server.serve_forever()
 LONG = patience.seconds(6.0)
 
 
+def lasting(seconds: float) -> Any:
+    """The same for as long as it may well be."""
+    return pytest.param(seconds, id="long", marks=[pytest.mark.slow, pytest.mark.timeout(240)])
+
+
+@pytest.mark.parametrize("seconds", [pytest.param(LONG, id="short"), lasting(90.0)])
 @pytest.mark.parametrize("waking", [False, True])
-def test_a_long_request_is_not_cut(pods: Pods, *, waking: bool) -> None:
-    """A request that takes several scaledown-durations is answered, awake all the time, also the one that woke."""
+def test_a_long_request_is_not_cut(pods: Pods, seconds: float, *, waking: bool) -> None:
+    """A request that takes many scaledown-durations is answered, awake all the time, also the one that woke."""
     one = workloads.start(pods, "servers", ["python3", "-c", SLOW], "listening", scaledown="1s")
     if waking:
         one.reach("ASLEEP")
     before = one.info()["sleeps"]
-    assert workloads.get(one.ip, 8080, f"/{LONG}", timeout=LONG + ENOUGH) == "done\n"
+    assert workloads.get(one.ip, 8080, f"/{seconds}", timeout=seconds + ENOUGH) == "done\n"
     assert one.info()["sleeps"] == before
     one.reach("ASLEEP")
 
@@ -268,7 +274,8 @@ def test_slow_bodies_keep_awake(pods: Pods) -> None:
     one.reach("ASLEEP")
 
 
-def test_the_first_byte_comes_late(pods: Pods) -> None:
+@pytest.mark.parametrize("seconds", [pytest.param(LONG, id="short"), lasting(30.0)])
+def test_the_first_byte_comes_late(pods: Pods, seconds: float) -> None:
     """A client whose connection woke the pod and who says nothing for long is asleep with it, and then served."""
     started = clients.Sleepers(pods)
     one = started.talker(scaledown="1s")
@@ -277,7 +284,7 @@ def test_the_first_byte_comes_late(pods: Pods) -> None:
     with Talker(one.ip) as client:
         one.woke("tcp-connect", before + 1)
         one.reach("ASLEEP")
-        time.sleep(LONG)
+        time.sleep(seconds)
         assert client.ask("echo", "late") == "late"
         one.woke("tcp-data", before + 2)
         client.sock.shutdown(socket.SHUT_WR)
