@@ -6,8 +6,9 @@ default, an OOM kills the supervisor as well, and on the node it kills whoever t
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,37 @@ def available() -> int | None:
     return None
 
 
+class _Given(NamedTuple):
+    """What a wake was given, and where it will be charged to.
+
+    Attributes:
+        memory: Bytes.
+        groups: The cgroups with a limit.
+        own: That of the container; None if it is not looked at.
+        used: What that had in use before.
+    """
+
+    memory: int
+    groups: frozenset[Path]
+    own: Path | None
+    used: int
+
+    def rest(self) -> int:
+        """Return what it has not filled yet, in bytes."""
+        filled = 0
+        if self.own is not None:
+            with contextlib.suppress(OSError):  # it has ended
+                filled = (memory_used(self.own) or 0) - self.used
+        return self.memory - max(0, min(self.memory, filled))
+
+
+class _Rival(NamedTuple):
+    """Bytes that another wake has still to fill, and the cgroups with a limit that they count in."""
+
+    rest: int
+    groups: frozenset[Path]
+
+
 class Room:
     """Gives room to wakes; what one was given and has not filled yet is not given to the next.
 
@@ -48,7 +80,7 @@ class Room:
         self._reserve = reserve
         self._left = left
         self._lock = threading.Lock()
-        self._given: dict[str, int] = {}
+        self._given: dict[str, _Given] = {}
 
     def take(self, container_id: str, supervisor_pid: int, need: Need) -> None:
         """Take room for a wake, until it is given back.
@@ -58,9 +90,19 @@ class Room:
             ProcessLookupError: the container has ended.
         """
         whole = Need(need.memory + _CRIU_BYTES, need.tasks + _CRIU_TASKS)
-        check(cgroups.of(supervisor_pid), whole)
+        groups = cgroups.of(supervisor_pid)
+        # In this order: what is filled, or given back, between two looks counts twice rather than not at all.
+        before = [other for taker, other in self._given.copy().items() if taker != container_id]
+        rivals = [_Rival(other.rest(), other.groups) for other in before]
+        found = bounds(groups)
+        tasks(groups, whole)
+        given = _given(whole, found, groups.controller("memory"))
         with self._lock:
-            others = sum(given for taker, given in self._given.items() if taker != container_id)
+            for taker, other in self._given.items():
+                if taker != container_id and not any(other is one for one in before):
+                    rivals.append(_Rival(other.memory, other.groups))
+            fits(found, whole, rivals)
+            others = sum(rival.rest for rival in rivals)
             left = self._left()
             if left is not None and left - others - self._reserve < whole.memory:
                 raise NoRoom(
@@ -68,7 +110,7 @@ class Room:
                     f"which the daemon's --memory-reserve keeps {size(self._reserve)}; end or move other pods",
                     kind=Kind.NO_ROOM_NODE,
                 )
-            self._given[container_id] = whole.memory
+            self._given[container_id] = given
 
     def give_back(self, container_id: str) -> None:
         """The wake is over, whether its memory is in place by now or not needed."""
@@ -76,26 +118,63 @@ class Room:
             self._given.pop(container_id, None)
 
 
-def check(groups: Cgroups, need: Need) -> None:
-    """Look at the limits of a container's cgroups and of those above it.
+class Bound(NamedTuple):
+    """A cgroup's limit on memory: what is used below it and what it leaves, in bytes; whether it is the container's own."""
+
+    group: Path
+    used: int
+    free: int
+    own: bool
+
+
+def bounds(groups: Cgroups) -> list[Bound]:
+    """Return the limits on the memory of a container, its own and those above it."""
+    memory = groups.controller("memory")
+    found = []
+    for group in cgroups.ancestors(memory):
+        limit = memory_limit(group)
+        used = memory_used(group) if limit is not None else None
+        if limit is not None and used is not None:
+            found.append(Bound(group, used, limit - used, group == memory))
+    return found
+
+
+def _given(need: Need, found: Sequence[Bound], memory: Path | None) -> _Given:
+    """What a wake with these limits is given."""
+    limited = frozenset(bound.group for bound in found)
+    if not found or memory is None:
+        return _Given(need.memory, limited, None, 0)
+    own = found[0].used if found[0].own else memory_used(memory)
+    return _Given(need.memory, limited, memory, own or 0)
+
+
+def fits(found: Iterable[Bound], need: Need, rivals: Sequence[_Rival] = ()) -> None:
+    """See whether a wake fits below its limits, beside what others have still to fill below the same.
 
     Raises:
         NoRoom: one leaves too little.
     """
-    memory = groups.controller("memory")
-    for directory in cgroups.ancestors(memory):
-        free = memory_left(directory)
-        if free is not None and free < need.memory:
+    for bound in found:
+        free = bound.free - sum(rival.rest for rival in rivals if bound.group in rival.groups)
+        if free < need.memory:
             whose, kind = (
                 ("container's", Kind.NO_ROOM_CONTAINER)
-                if directory == memory
+                if bound.own
                 else ("pod's", Kind.NO_ROOM_POD)
             )
             raise NoRoom(
                 f"it needs {size(need.memory)} of memory, and its {whose} limit has room for {size(max(0, free))} "
-                f"({directory}); raise the limit, or end what else uses memory there",
+                f"({bound.group}); raise the limit, or end what else uses memory there",
                 kind=kind,
             )
+
+
+def tasks(groups: Cgroups, need: Need) -> None:
+    """See whether a wake's tasks fit.
+
+    Raises:
+        NoRoom: a limit leaves too few.
+    """
     pids = groups.controller("pids")
     if pids != groups.v2:
         return  # on version 1 tasks move in later, which no limit refuses
@@ -112,15 +191,15 @@ def check(groups: Cgroups, need: Need) -> None:
             )
 
 
-def memory_left(directory: Path) -> int | None:
-    """Return the bytes that still fit into a cgroup, None without a limit."""
+def memory_limit(directory: Path) -> int | None:
+    """Return the bytes that fit into a cgroup, None without a limit."""
     limit = cgroups.number(directory / "memory.limit_in_bytes")
+    return limit if limit is not None else cgroups.number(directory / "memory.max")
+
+
+def memory_used(directory: Path) -> int | None:
+    """Return the bytes that a cgroup has in use and cannot just drop, None without such a controller."""
     used = cgroups.number(directory / "memory.usage_in_bytes")
     if used is None:
-        limit, used = (
-            cgroups.number(directory / "memory.max"),
-            cgroups.number(directory / "memory.current"),
-        )
-    if limit is None or used is None:
-        return None
-    return limit - used + cgroups.reclaimable(directory)
+        used = cgroups.number(directory / "memory.current")
+    return None if used is None else used - cgroups.reclaimable(directory)

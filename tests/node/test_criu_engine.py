@@ -286,14 +286,14 @@ def test_no_room_is_said_before_anything_is_tried(
 ) -> None:
     """A memory limit below the image is a reason that names the cgroup and both sizes."""
     manifest = sleep(zygotes, app, store).manifest
-    groups, need = cgroups.of(app.container.pid), room.Need(manifest.pages_bytes, manifest.tasks)
-    room.check(groups, need)
+    node, need = room.Room(0), room.Need(manifest.pages_bytes, manifest.tasks)
+    node.take(app.container.id, app.container.pid, need)
     memory = cgroups.of(app.container.pid).controller("memory")
     assert memory is not None
     limit = "memory.max" if (memory / "memory.max").exists() else "memory.limit_in_bytes"
     (memory / limit).write_text(str(manifest.pages_bytes))
     with pytest.raises(errors.NoRoom, match=str(memory)) as caught:
-        room.check(groups, need)
+        node.take(app.container.id, app.container.pid, need)
     assert caught.value.kind is Kind.NO_ROOM_CONTAINER
 
 

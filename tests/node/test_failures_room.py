@@ -9,6 +9,7 @@ import subprocess
 import pytest
 from node import sleepers
 from node.faults import Pods, flags, held, memory_limit
+from node.scrapes import Series
 
 from checkpointer import processes
 from dev import cri
@@ -53,6 +54,31 @@ def test_a_node_without_memory(pods: Pods) -> None:
             assert "--memory-reserve keeps 1Ti" in one.why()
         assert talk.answer() == 1
     one.unharmed()
+
+
+ASK_THE_OTHER = (
+    "(lambda s: (s.sendall(b'len(ballast)\\n'), json.loads(s.makefile().readline()))[1])"
+    "(socket.create_connection(('127.0.0.1', 8001), 20))"
+)
+
+
+def test_two_of_a_pod_that_fit_together(pods: Pods) -> None:
+    """Below the limit of their pod one that asks the other as soon as it runs need not wait for its own wake to be over."""
+    annotations = {sleepers.SCALEDOWN: "1h", "zeropod.ctrox.dev/lazy-restore": "false"}
+    pod = pods(annotations=annotations, limits={"memory": 320 << 20})
+    both = [
+        sleepers.python(pods, "ballast = os.urandom(100 << 20)", pod=pod, port=port, name=name)
+        for port, name in ((8000, "front"), (8001, "back"))
+    ]
+    for _ in range(3):
+        for one in both:
+            one.sleep()
+        with sleepers.Talk(pod.ip, port=8000) as talk:
+            assert talk.ask(ASK_THE_OTHER) == 100 << 20
+        for one in both:
+            one.reach("RUNNING")
+            assert Series(one).value("zeropod_wakes_held_total", reason="no-room-pod") is None
+            one.unharmed()
 
 
 # --- pids -------------------------------------------------------------------------------------------------------------

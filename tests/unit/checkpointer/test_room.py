@@ -40,8 +40,9 @@ def test_room_is_limit_minus_use_plus_cache(tmp_path: Path) -> None:
         memory__usage_in_bytes="700",
         memory__stat="total_inactive_file 100\ntotal_active_file 50\ninactive_file 7\n",
     )
-    assert room.memory_left(v2(tmp_path / "v2", "1000", 700, 150)) == 450
-    assert room.memory_left(first) == 450
+    for group in (v2(tmp_path / "v2", "1000", 700, 150), first):
+        [bound] = room.bounds(Cgroups({}, group))
+        assert (bound.used, bound.free, bound.own) == (550, 450, True)
 
 
 def test_no_limit_is_room_without_end(tmp_path: Path) -> None:
@@ -52,8 +53,8 @@ def test_no_limit_is_room_without_end(tmp_path: Path) -> None:
         memory__usage_in_bytes="700",
         memory__stat="",
     )
-    assert room.memory_left(v2(tmp_path / "v2", "max", 700)) is None
-    assert room.memory_left(first) is None
+    for group in (v2(tmp_path / "v2", "max", 700), first):
+        assert room.bounds(Cgroups({}, group)) == []
 
 
 @pytest.mark.parametrize(
@@ -71,19 +72,19 @@ def test_each_limit_on_the_way_up_counts(
     v2(tmp_path / "pod", pod, 100)
     inner = v2(tmp_path / "pod" / "container", container, 100)
     with pytest.raises(NoRoom, match=f"it needs 60 .*{whose} .* room for 50 .*raise") as caught:
-        room.check(Cgroups({}, inner), Need(60, 1))
+        room.fits(room.bounds(Cgroups({}, inner)), Need(60, 1))
     assert caught.value.kind is kind
-    room.check(Cgroups({}, inner), Need(50, 1))
+    room.fits(room.bounds(Cgroups({}, inner)), Need(50, 1))
 
 
 def test_tasks_count_where_criu_is_born_in_the_cgroup(tmp_path: Path) -> None:
     """That is version 2; on version 1 they move in when they run."""
     group = limits(tmp_path / "c", pids__max="10\n", pids__current="4\n")
-    room.check(Cgroups({}, group), Need(0, 6))
+    room.tasks(Cgroups({}, group), Need(0, 6))
     with pytest.raises(NoRoom, match=r"needs 7 tasks.*room for 6") as caught:
-        room.check(Cgroups({}, group), Need(0, 7))
+        room.tasks(Cgroups({}, group), Need(0, 7))
     assert caught.value.kind is Kind.NO_ROOM_TASKS
-    room.check(Cgroups({"pids": group}, None), Need(0, 7))
+    room.tasks(Cgroups({"pids": group}, None), Need(0, 7))
 
 
 @pytest.fixture
@@ -104,6 +105,47 @@ def test_the_nodes_memory_is_given_once() -> None:
     node.give_back("a")
     node.give_back("a")
     node.take("b", 1, Need(60 * MIB, 1))
+
+
+def test_a_limit_above_several_is_given_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that wake at once may fit below the limit of their pod, or of all pods, each alone and not together."""
+    v2(tmp_path / "pods", str(300 * MIB), 100 * MIB)
+    groups = {}
+    for pid, (pod, name) in enumerate([("one", "a"), ("one", "b"), ("two", "c"), ("three", "d")]):
+        v2(tmp_path / "pods" / pod, str(150 * MIB), 50 * MIB)
+        groups[pid] = Cgroups({}, v2(tmp_path / "pods" / pod / name, "max", 0))
+    monkeypatch.setattr(cgroups, "of", groups.__getitem__)
+    node = Room(0, lambda: 1000 * MIB)
+    node.take("a", 0, Need(76 * MIB, 1))
+    node.take("a", 0, Need(76 * MIB, 1))  # tried again
+    with pytest.raises(NoRoom, match=r"needs 44Mi .* pod's limit has room for 20Mi") as caught:
+        node.take("b", 1, Need(40 * MIB, 1))
+    assert caught.value.kind is Kind.NO_ROOM_POD
+    node.take("c", 2, Need(46 * MIB, 1))
+    with pytest.raises(NoRoom, match=r"needs 80Mi .* limit has room for 70Mi \(.*pods\)"):
+        node.take("d", 3, Need(76 * MIB, 1))
+    node.give_back("a")
+    node.take("d", 3, Need(76 * MIB, 1))
+
+
+def test_what_is_filled_already_is_in_use_and_not_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one container of a pod would wait for the other's wake to be over to the last page."""
+    v2(tmp_path / "pod", str(256 * MIB), 2 * MIB)
+    groups = {pid: Cgroups({}, v2(tmp_path / "pod" / f"{pid}", "max", MIB)) for pid in (0, 1)}
+    monkeypatch.setattr(cgroups, "of", groups.__getitem__)
+    node = Room(0, lambda: 230 * MIB)
+    node.take("a", 0, Need(126 * MIB, 1))
+    with pytest.raises(NoRoom, match=r"needs 130Mi .* room for 124Mi"):
+        node.take("b", 1, Need(126 * MIB, 1))
+    v2(tmp_path / "pod", str(256 * MIB), 102 * MIB)
+    v2(tmp_path / "pod" / "0", "max", 101 * MIB)
+    with pytest.raises(NoRoom, match=r"needs 130Mi .* room for 124Mi"):
+        node.take("b", 1, Need(126 * MIB, 1))
+    node.take("b", 1, Need(120 * MIB, 1))
 
 
 @pytest.mark.usefixtures("free")
