@@ -341,11 +341,11 @@ def nodes(cache: Cache) -> List[Node]:
 
 def described(facts: Dict[str, Any]) -> str:
     """What kind of a node it is, for people."""
-    return "containerd %s %s %s" % (
-        facts.get("variant", "?"),
-        "with" if facts.get("zeropod") else "without",
-        "zeropod and Kubernetes" if facts.get("kubernetes") else "zeropod",
-    )
+    if facts.get("kubernetes"):
+        more = "with Kubernetes"
+    else:
+        more = "with zeropod" if facts.get("zeropod") else "without zeropod"
+    return "containerd %s %s" % (facts.get("variant", "?"), more)
 
 
 def _start_time(pid: int) -> Optional[int]:
