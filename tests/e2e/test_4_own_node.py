@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -50,11 +50,16 @@ def pod_path(name: str) -> str:
     return f"/api/v1/namespaces/{workloads.NAMESPACE}/pods/{name}"
 
 
-@pytest.fixture
-def target(deploy: Callable[..., App]) -> App:
+@pytest.fixture(scope="module")
+def target(zeropod: None) -> Iterator[App]:
     """A pod of the token's node that is none of zeropod's."""
-    requests = {"requests": {"cpu": "20m"}, "limits": {"memory": "80Mi"}}
-    return deploy(workloads.nginx(resources=requests), nodeName=node())
+    resources = {"requests": {"cpu": "20m"}, "limits": {"memory": "80Mi"}}
+    app = App("own-node")
+    container = workloads.nginx(resources=resources)
+    kubectl.apply(workloads.pod(app.name, [container], nodeName=node()))
+    app.ready()
+    yield app
+    kubectl.run("delete", "pod", "-n", workloads.NAMESPACE, app.name, "--wait=false")
 
 
 @pytest.fixture

@@ -126,6 +126,52 @@ def test_overlay_is_in_its_namespace(name):
         assert one["metadata"].get("namespace") == (None if kind in CLUSTER_WIDE else NAMESPACE)
 
 
+@pytest.mark.parametrize("values", [{}, {"startupTaint": True, "uninstall": True}], ids=str)
+def test_all_that_we_may_change_is_narrowed(values):
+    """Whatever a role lets us write a policy narrows to the own node and to fields of ours."""
+    rendered = manifests.chart(**values)
+    operations = {"create": "CREATE", "update": "UPDATE", "patch": "UPDATE", "delete": "DELETE"}
+    narrowed = {
+        (operation, resource)
+        for (kind, _), one in rendered.items()
+        if kind == "ValidatingAdmissionPolicy"
+        for rule in one["spec"]["matchConstraints"]["resourceRules"]
+        for operation in rule["operations"]
+        for resource in rule["resources"]
+    }
+    granted = {
+        (operations[verb], resource)
+        for (kind, _), one in rendered.items()
+        if kind == "ClusterRole"
+        for rule in one["rules"]
+        for verb in rule["verbs"]
+        if verb not in {"get", "list", "watch"}
+        for resource in rule["resources"]
+    }
+
+    assert granted <= narrowed
+
+
+def test_policies_bind():
+    """Each is enforced by a binding, and concerns nobody but our own accounts."""
+    rendered = manifests.chart()
+    policies = {name for kind, name in rendered if kind == "ValidatingAdmissionPolicy"}
+    bindings = [
+        one["spec"]
+        for (kind, _), one in rendered.items()
+        if kind == "ValidatingAdmissionPolicyBinding"
+    ]
+
+    assert {one["policyName"] for one in bindings} == policies
+    assert all(one["validationActions"] == ["Deny"] for one in bindings)
+    for name in policies:
+        spec = rendered["ValidatingAdmissionPolicy", name]["spec"]
+        (condition,) = spec["matchConditions"]
+        assert spec["failurePolicy"] == "Fail"
+        assert condition["expression"].startswith("request.userInfo.username ")
+        assert f"system:serviceaccount:{NAMESPACE}:zeropod-node" in condition["expression"]
+
+
 @pytest.mark.parametrize("component", SWITCHES)
 def test_chart_has_the_switches_of_the_components(component, tmp_path):
     """A switch of the chart makes the objects that a component makes, each alone."""
