@@ -119,21 +119,20 @@ def drain(container: Container, application: int) -> None:
         time.sleep(LOOK)
 
 
-def last_look(container: Container, table: list[sockets.Socket], own: set[int]) -> None:
+def last_look(container: Container, seen: Traffic) -> None:
     """With the tree at rest and every packet held: does anybody wait for it?
 
-    The table has to have talks if the kubelet has connections to it.
+    The look has to have talks if the kubelet has connections to it.
 
     Raises:
         CalledOff: Somebody does.
     """
     check(container)
-    if sockets.pending(table, container.ports):
+    if sockets.pending(seen.table, container.ports):
         raise CalledOff("tcp-connect")
-    if sockets.unread(table, own):
+    if sockets.unread(seen.table, seen.inodes):
         raise CalledOff("udp")
     # Whatever came in before everything was held is being worked on, and nobody would wake it to go on.
-    seen = Traffic(container, table, own)
     if port := seen.came_after(container.quiet):
         raise CalledOff("udp" if port.proto == "udp" else "tcp-data")
     if seen.pinged_after(container.quiet):

@@ -12,6 +12,7 @@ from checkpointer.clock import Clock
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.supervisor import Signal, State
+from checkpointer.traffic import Traffic
 from redirector import sockets
 from redirector.errors import RedirectorError
 from redirector.hold import Hold
@@ -67,7 +68,8 @@ def _stop(container: Container, hold: Hold, application: int) -> None:
         )  # who was forked meanwhile freezes on its way in
         _hold(container, hold, application)  # with connections that were made meanwhile
         own = processes.socket_inodes(processes.tree(application))
-        doors.last_look(container, sockets.table(application, talks=True), own)
+        table = sockets.table(application, talks=True)
+        doors.last_look(container, Traffic(container, table, own))
         if wake := hold.receive():
             raise doors.CalledOff(wake.kind)
     except BaseException:

@@ -18,6 +18,7 @@ from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.kinds import Kind
 from checkpointer.supervisor import Signal, State
+from checkpointer.traffic import Traffic
 from redirector import sockets
 from redirector.endpoints import Port
 from redirector.errors import RedirectorError
@@ -61,7 +62,8 @@ def end(container: Container, engine: Engine) -> None:
             doors.drain(container, application)
             hold.only(container.ports, (), container.unheeded)
             own = processes.socket_inodes(processes.tree(application))
-            doors.last_look(container, sockets.table(application, talks=True), own)
+            table = sockets.table(application, talks=True)
+            doors.last_look(container, Traffic(container, table, own))
             if wake := hold.receive():
                 raise doors.CalledOff(wake.kind)
             clock.phase("hold")

@@ -154,16 +154,16 @@ def _dump(
     hold.syns(container.ports)
     doors.drain(container, application)
     own = processes.socket_inodes(processes.tree(application))
-    hold.everything(sockets.others(sockets.table(application), own))
+    table = sockets.table(application)
+    hold.everything(sockets.others(table, own))
+    probed = bool(Traffic(container, table, own).kubelet())
     ready = time.perf_counter()
 
     raised: list[errors.Refused] = []
 
     def frozen(snapshot: dump.Frozen) -> dict[str, Any]:
         try:
-            _last_look(
-                container, _table(container, application, own), own, snapshot.held.exclusive
-            )
+            _last_look(container, application, own, snapshot.held.exclusive, probed=probed)
             volumes.settle(snapshot.path, application)
             if container.watching and (count := sum(map(descriptors.unread, snapshot.pids))):
                 raise errors.Refused(refusals.unread(count))
@@ -200,21 +200,30 @@ def _dump(
     return result
 
 
-def _table(container: Container, application: int, own: set[int]) -> list[sockets.Socket]:
-    """The sockets, with when they spoke only where that is asked: it takes longer, with the tree frozen."""
-    table = sockets.table(application)
-    if Traffic(container, table, own).kubelet():
-        return sockets.table(application, talks=True)
-    return table
-
-
 def _last_look(
-    container: Container, table: list[sockets.Socket], own: set[int], exclusive: frozenset[int]
+    container: Container,
+    application: int,
+    own: set[int],
+    exclusive: frozenset[int],
+    *,
+    probed: bool,
 ) -> None:
-    """With the tree frozen and every packet held: does anybody wait for it, and could it come back?"""
-    doors.last_look(container, table, own)
+    """With the tree frozen and every packet held: does anybody wait for it, and could it come back?
+
+    Args:
+        container: Frozen.
+        application: Its application.
+        own: Inodes of its sockets.
+        exclusive: Ports that it has opened without SO_REUSEADDR.
+        probed: Whether the kubelet had connections to it a moment ago. Only then the table says at once when connections
+            spoke, which takes longer.
+    """
+    seen = Traffic(container, sockets.table(application, talks=probed), own)
+    if not probed and seen.kubelet():
+        seen = Traffic(container, sockets.table(application, talks=True), own)
+    doors.last_look(container, seen)
     # bind(2) wants SO_REUSEADDR of both, and a connection in TIME_WAIT has it from its listener.
-    if taken := sockets.lingering(table) & exclusive:
+    if taken := sockets.lingering(seen.table) & exclusive:
         raise errors.Refused(
             f"port {min(taken)} was opened without SO_REUSEADDR and has connections that ended a moment ago (TIME_WAIT), "
             "beside which it could not be opened again; they are gone after a minute",

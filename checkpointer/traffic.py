@@ -26,14 +26,15 @@ class Traffic:
     A port alone does not tell that one of two clients still waits for its answer; a connection alone, whose clock
     ticks every few milliseconds, does not tell a question from the answer right before it. So both are looked at.
 
-    Args:
-        container: Whose `ports` are known.
-        table: Of its network namespace, with talks.
+    Attributes:
+        table: Of the container's network namespace, with talks.
         inodes: Of its sockets.
     """
 
     def __init__(self, container: Container, table: list[Socket], inodes: Contains[int]) -> None:
-        self._container = container
+        self.table = table
+        self.inodes = inodes
+        self._container = container  # whose `ports` are known
         self._own = [found for found in table if found.inode in inodes]
         self._heeded = container.heeded
         self._now = time.monotonic()

@@ -77,17 +77,15 @@ class Socket(NamedTuple):
 
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
 _NETLINK_SOCK_DIAG = 4
+_TCPDIAG_GETSOCK = 18
 _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST = struct.Struct("=BBBBI48x")  # struct inet_diag_req_v2, any socket
+_REQUEST_TCP = struct.Struct("=3xB48xI4x")  # struct inet_diag_req, any socket of any family
 _MESSAGE = struct.Struct("=BBBBHH16s16sIIIIIIII")  # struct inet_diag_msg; the ports are big endian
 _INET_DIAG_INFO = 2
 _TCP_INFO = struct.Struct("=44xI4xI96xII")  # last_data_{sent,recv}, data_segs_{in,out}
 _ALL_STATES = 0xFFFF
 _BUFFER = 1 << 18
-_PROTOCOLS: tuple[tuple[Protocol, int], ...] = (
-    ("tcp", socket.IPPROTO_TCP),
-    ("udp", socket.IPPROTO_UDP),
-)
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
@@ -140,17 +138,27 @@ def table(pid: int, *, talks: bool = False) -> list[Socket]:
 
 def here(*, talks: bool = False) -> list[Socket]:
     """Return those of the calling thread's own network namespace; needs no privilege."""
-    extensions = 1 << (_INET_DIAG_INFO - 1) if talks else 0
     found: list[Socket] = []
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
     ) as diag:
-        for proto, number in _PROTOCOLS:
-            for family in _FAMILIES:
-                request = _REQUEST.pack(family, number, extensions, 0, _ALL_STATES)
-                netlink.ask(diag, _SOCK_DIAG_BY_FAMILY, request)
-                found.extend(netlink.answers(diag, partial(parse, proto=proto), _BUFFER))
+        for proto, kind, request in _requests(talks=talks):
+            netlink.ask(diag, kind, request)
+            found.extend(netlink.answers(diag, partial(parse, proto=proto), _BUFFER))
     return found
+
+
+def _requests(*, talks: bool) -> Iterator[tuple[Protocol, int, bytes]]:
+    """Iterate over what is asked for, with the type of its message.
+
+    TCP by the older request, which is for all families (net/ipv4/inet_diag.c, inet_diag_dump_compat): each dump walks the hash
+    table of all the node's connections, 0.5 ms with 262144 buckets. That of UDP is small.
+    """
+    extensions = 1 << (_INET_DIAG_INFO - 1) if talks else 0
+    yield "tcp", _TCPDIAG_GETSOCK, _REQUEST_TCP.pack(extensions, _ALL_STATES)
+    for family in _FAMILIES:
+        request = _REQUEST.pack(family, socket.IPPROTO_UDP, extensions, 0, _ALL_STATES)
+        yield "udp", _SOCK_DIAG_BY_FAMILY, request
 
 
 def listening(sockets: Iterable[Socket], inodes: Container[int]) -> set[Port]:

@@ -8,6 +8,7 @@ import pytest
 
 from checkpointer import doors
 from checkpointer.policy import Policy
+from checkpointer.traffic import Traffic
 
 
 def test_doors_are_opened_whatever_fails() -> None:
@@ -38,8 +39,9 @@ def test_who_pings_while_the_doors_are_closed_is_answered(pinged: float, called_
         called_off=threading.Event(),
         alone=lambda: True,
     )
+    seen = Traffic(container, [], set())
     if called_off:
         with pytest.raises(doors.CalledOff, match="tcp-ping"):
-            doors.last_look(container, [], set())
+            doors.last_look(container, seen)
     else:
-        doors.last_look(container, [], set())
+        doors.last_look(container, seen)

@@ -40,6 +40,7 @@ def frozen(calls: mock.Mock) -> None:
         supervisor=calls.supervisor,
         cell=calls.cell,
         ports=frozenset(),
+        heeded=frozenset(),
         unheeded=frozenset(),
         times=SimpleNamespace(),
     )
