@@ -181,7 +181,7 @@ class Cluster:
             except (OSError, ValueError):
                 said = ""
         what = f"{verb.lower()} nodes{below}"
-        if error.code in {401, 403}:
+        if error.code in {401, 403} and "ValidatingAdmissionPolicy" not in said:
             return ClusterError(
                 f"we may not {what}: grant that in ClusterRole {self.role} (apply the manifests again); "
                 f"the server said: {said or error.reason}",

@@ -34,6 +34,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.asked = []
         self.refusals = []
         self.answers = []
+        self.messages = {}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -54,7 +55,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         code = self.server.answers.pop(0) if self.server.answers else 200
         if self.command in self.server.refusals:
             code = 403
-        said = self.server.node if code == 200 else {"message": f"no, because of {code}"}
+        said = (
+            self.server.node
+            if code == 200
+            else {"message": self.server.messages.get(code, f"no, because of {code}")}
+        )
         data = json.dumps(said).encode()
         self.send_response(code)
         self.send_header("Content-Length", str(len(data)))
@@ -125,6 +130,18 @@ def test_a_right_that_is_missing_is_named(server, cluster):
         ClusterError, match=r"may not patch nodes/status.*zeropod-node.*because of 403"
     ):
         cluster.ready(ready=True, reason="Installed", message="")
+
+
+def test_a_policy_that_refuses_is_no_missing_right(server, cluster):
+    """A role would not help; what would is in the policy's own message."""
+    said = "ValidatingAdmissionPolicy 'zeropod-own-nodes' denied request: this token does not say"
+    server.messages[403] = said
+    server.refusals.append("PATCH")
+    with pytest.raises(
+        ClusterError, match=r"patch nodes/status one: Validating.*does not say"
+    ) as caught:
+        cluster.ready(ready=True, reason="Installed", message="")
+    assert "grant" not in str(caught.value)
 
 
 def test_a_server_that_is_away_is_asked_again_for_a_while(server, cluster):

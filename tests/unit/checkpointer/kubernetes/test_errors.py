@@ -22,9 +22,17 @@ def test_a_missing_right_is_named():
     assert (denied.verb, denied.resource) == ("list", "horizontalpodautoscalers.autoscaling")
 
 
-def test_a_quota_is_no_missing_right():
+@pytest.mark.parametrize(
+    "why",
+    [
+        "exceeded quota: small, requested: cpu=100m",
+        "ValidatingAdmissionPolicy 'zeropod-own-pods' with binding 'zeropod-own-pods' denied request: zeropod on node a "
+        "may change no pod of another node: b",
+    ],
+)
+def test_a_quota_or_policy_is_no_missing_right(why):
     """Nothing is turned off for it."""
-    error = errors.of(403, 'pods "web" is forbidden: exceeded quota: small, requested: cpu=100m')
+    error = errors.of(403, f'pods "web" is forbidden: {why}')
     assert isinstance(error, errors.Rejected)
     assert not isinstance(error, errors.Denied)
 
