@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from e2e import run as script
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,9 +26,9 @@ if [ "$1" = "$FAILING" ]; then exit 1; fi
 Run = Callable[..., tuple[int, list[str]]]
 
 
-def run_script(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+def run_script(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Runs it; with --version pytest runs no test."""
-    command = [sys.executable, str(SCRIPT), "--version", *words]
+    command = [sys.executable, str(SCRIPT), "--version"]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
@@ -108,3 +109,17 @@ def test_the_cluster_of_a_kubeconfig_is_taken_as_it_is(run: Run) -> None:
 
     assert status == 0
     assert calls[-1] == "kind delete cluster --name new"
+
+
+def test_what_tests_start_finds_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of ours is installed where tox runs them, and its Python does not look into the working directory."""
+    seen = {}
+
+    def started(words: list[str], *, env: dict[str, str], **_: object) -> object:
+        seen.update(env)
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(script.subprocess, "run", started)
+
+    assert script.tests([], {"KUBECONFIG": "/nowhere"}) == 0
+    assert seen == {"KUBECONFIG": "/nowhere", "PYTHONPATH": str(ROOT)}
