@@ -69,6 +69,7 @@ class Tally:
         frozen: Applications frozen instead, by kind of reason.
         wake_failures: Restores that failed, by kind of reason.
         held: Wakes that had to wait for room, by kind of reason; each is counted once however long it waits.
+        waits: The kinds that the present wake is counted for.
         asleep: Seconds asleep, without the sleep that lasts.
         asleep_since: When the sleep that lasts began, or was found, by a clock that nobody sets; 0 = awake.
         dropped: Frames given up by holds that have ended.
@@ -86,6 +87,7 @@ class Tally:
     frozen: Counter[str] = dataclasses.field(default_factory=Counter)
     wake_failures: Counter[str] = dataclasses.field(default_factory=Counter)
     held: Counter[str] = dataclasses.field(default_factory=Counter)
+    waits: set[str] = dataclasses.field(default_factory=set)
     asleep: float = 0.0
     asleep_since: float = 0.0
     dropped: int = 0
@@ -118,11 +120,13 @@ class Tally:
                 self.sleep_failures[event.kind] += 1
             case lifecycle.WakeFailed() | lifecycle.Lost():
                 self.wake_failures[event.kind] += 1
-            case lifecycle.WakeHeld() if not before.reason:
+            case lifecycle.WakeHeld() if event.kind not in self.waits:
+                self.waits.add(event.kind)
                 self.held[event.kind] += 1
             case lifecycle.Woke():
                 self.wakes[after.cause] += 1
                 self.woke_at = epoch
+                self.waits.clear()
                 self.asleep, self.asleep_since = self.asleep_until(ticks), 0.0
             case _:
                 pass

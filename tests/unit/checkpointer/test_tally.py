@@ -85,6 +85,26 @@ def test_a_wake_that_waits_for_room_is_counted_once():
     assert tally.wake_failures == {"criu-failed": 1}
 
 
+def test_each_reason_to_wait_is_counted_once_in_a_wake():
+    """Also behind a failure, and behind another reason; in the next wake it is another one."""
+    held = lifecycle.WakeHeld("no memory", Kind.NO_ROOM_NODE)
+    tally = after(
+        lifecycle.WakeAsked("exec"),
+        lifecycle.WakeFailed("criu failed", Kind.CRIU_FAILED),
+        held,
+        lifecycle.WakeHeld("no tasks", Kind.NO_ROOM_TASKS),
+        held,
+        lifecycle.Woke(),
+        lifecycle.SleepAsked("idle"),
+        lifecycle.Slept(),
+        lifecycle.WakeAsked("exec"),
+        held,
+        start=State.ASLEEP,
+    )
+
+    assert tally.held == {"no-room-node": 2, "no-room-tasks": 1}
+
+
 def test_an_answer_that_means_nothing_any_more_is_not_counted():
     """The container ended before its wake did."""
     tally = after(lifecycle.Exited(), lifecycle.Woke(), lifecycle.SleepFailed("late"))
