@@ -214,7 +214,7 @@ class Actor:
                 container.active = container.woke = time.monotonic()
             self._log_doze()
             self._observe(container, before.state)
-        elif after.reason != before.reason:
+        elif after.reason != before.reason and not _held_still(before, after):
             self._observe(container, before.state)  # held, or failed and tried again
         async with self._settled:
             self._settled.notify_all()
@@ -296,3 +296,9 @@ class Actor:
             logger.info(
                 "container.would_wake", extra={"cause": life.cause, "wakes": dozes.wakes.total()}
             )
+
+
+def _held_still(before: lifecycle.Life, after: lifecycle.Life) -> bool:
+    """Whether a wake waits for what it waited for, and only the numbers in the reason are others."""
+    waits = before.state is after.state is State.WAKING
+    return waits and (after.kind, after.failed_wakes) == (before.kind, before.failed_wakes)

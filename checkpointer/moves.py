@@ -169,7 +169,7 @@ class Moves:
         try:
             await woken
         except errors.NoRoom as full:
-            if full.reason != container.life.reason:
+            if full.kind != container.life.kind:  # its reason may have another number each time
                 logger.warning("wake.held", extra={"reason": full.reason, "kind": full.kind})
             return lifecycle.WakeHeld(full.reason, full.kind)
         except errors.RestoreError as error:
@@ -228,9 +228,9 @@ class Moves:
                     self._engine.drains, wake.drained, self._container, self._engine
                 )
             except errors.NoRoom as full:
-                if full.reason != said:
+                if full.kind != said:
                     logger.warning("drain.held", extra={"reason": full.reason, "kind": full.kind})
-                said = full.reason
+                said = full.kind
                 await asyncio.sleep(lifecycle.WAKE_BACKOFF[0])
             except errors.RestoreError as error:
                 failures += 1

@@ -160,10 +160,11 @@ async def test_a_drain_that_has_no_room_waits_for_it(actor, monkeypatch):
     assert actor.container.life.state is State.RUNNING
 
 
-async def test_who_watches_hears_why_a_wake_is_held(actor, monkeypatch):
-    """Once, not with each of its tries."""
-    full = errors.NoRoom("full", kind=Kind.DISK_FULL)
-    monkeypatch.setattr(wake, "run", mock.Mock(side_effect=[full, full, full, None]))
+async def test_who_watches_hears_why_a_wake_is_held(actor, monkeypatch, caplog):
+    """Once for each kind, not with each of its tries, nor when the numbers in its reason have changed."""
+    full = [errors.NoRoom(f"{free} MB left", kind=Kind.NO_ROOM_NODE) for free in (3, 3, 2, 5)]
+    other = errors.NoRoom("full", kind=Kind.DISK_FULL)
+    monkeypatch.setattr(wake, "run", mock.Mock(side_effect=[*full, other, None]))
     monkeypatch.setattr(lifecycle, "WAKE_BACKOFF", (0.0, 0.0))
     become(actor, State.ASLEEP)
     actor.post(lifecycle.WakeAsked("udp"))
@@ -172,7 +173,8 @@ async def test_who_watches_hears_why_a_wake_is_held(actor, monkeypatch):
     await idle(actor)
 
     states = [call.args[1] for call in actor.observed.call_args_list]
-    assert states == [State.ASLEEP, State.WAKING, State.WAKING]
+    assert states == [State.ASLEEP, State.WAKING, State.WAKING, State.WAKING]
+    assert [record.message for record in caplog.records].count("wake.held") == 2
     assert actor.container.life.failed_wakes == 0
 
 
