@@ -11,7 +11,7 @@ import logging
 import time
 
 from checkpointer import criu, dump, processes, rescue, tracers
-from checkpointer.errors import CheckpointerError, CriuError, DumpError, Outcome
+from checkpointer.errors import CheckpointerError, CriuError, DumpError, Outcome, kind_of
 from checkpointer.images import Staged, Store
 from checkpointer.kinds import Kind
 from checkpointer.supervisor import Supervisor, Target
@@ -82,5 +82,7 @@ def _failed(
     if not rescued.healthy:
         reason = f"{error}; and the application was lost: {rescued.report}"
         return DumpError(reason, lines, kept, outcome=Outcome.LOST)
-    _log.info("predump.failed", extra={"id": target.container_id, "reason": str(error)})
-    return DumpError(str(error) or repr(error), lines, kept)
+    kind = kind_of(error, lines)
+    extra = {"id": target.container_id, "reason": str(error), "kind": kind}
+    _log.info("predump.failed", extra=extra)
+    return DumpError(str(error) or repr(error), lines, kept, kind=kind)
