@@ -21,7 +21,7 @@ from checkpointer import (
 from checkpointer.declared import Declared, unknown
 from checkpointer.doze import Dozes
 from checkpointer.tally import Tally
-from redirector.endpoints import Port
+from redirector.endpoints import Connection, Port
 from redirector.hold import Hold
 from redirector.pod import Pod
 from redirector.probes import Rules
@@ -59,6 +59,7 @@ class Container:
         image: Its committed image, while it sleeps or its pages are still being drained.
         mode: How it sleeps, or did last.
         drain: Its page daemon, while pages are still being brought in.
+        spoken: Connections that cannot go on from its image, because something was said on them since.
         watching: Whether it watches files by inotify.
         watched: Where, as far as criu has to be told, when last looked for.
         ports: Those on which it listens, when last looked at.
@@ -85,6 +86,7 @@ class Container:
     image: images.Image | None = None
     mode: lifecycle.Mode = lifecycle.Mode.IMAGE
     drain: lazy.Drain | None = None
+    spoken: frozenset[Connection] = frozenset()
     times: Times = dataclasses.field(default_factory=Times)
     meter: cpu.Meter = dataclasses.field(default_factory=cpu.Meter)
     tally: Tally = dataclasses.field(default_factory=Tally)

@@ -10,13 +10,15 @@ import logging
 import re
 from collections.abc import Iterator
 
-from checkpointer import cgroups, errors, images, lazy, pids, restore, volumes
+from checkpointer import cgroups, errors, images, lazy, pids, processes, restore, volumes
 from checkpointer.clock import Clock
 from checkpointer.container import Container
 from checkpointer.engine import Engine
 from checkpointer.kinds import Kind
 from checkpointer.restored import Restored
 from checkpointer.room import Need
+from redirector import sockets
+from redirector.endpoints import Connection
 from redirector.errors import RedirectorError
 
 log = logging.getLogger(__name__)
@@ -193,12 +195,15 @@ def drained(container: Container, engine: Engine) -> bool:
 def _again(container: Container, engine: Engine, image: images.Image, drain: lazy.Drain) -> None:
     """Restore once more, with packets and execs held: the kernel would answer for the dead application with resets."""
     held = image.manifest.held
-    if container.hold is None:  # else an earlier try failed, and they are held still
+    first = container.hold is None  # else an earlier try failed, and they are held still
+    if container.hold is None:
         log.error("drain.failed", extra={"remedy": "restoring eagerly from the same image"})
         container.tally.wake_failures[Kind.PAGE_DAEMON] += 1
         engine.execs.hold(container.record.id, container.record.pid)
         container.hold = container.pod.hold(container.record.id)
     container.hold.only(held.ports, held.connections, container.unheeded, held.streams)
+    if first:
+        container.spoken = _spoken(container)
     groups = cgroups.of(container.record.pid)
     with engine.unthrottled.lifted(groups), _passing(container, engine, image):
         restored = restore.again(
@@ -206,13 +211,44 @@ def _again(container: Container, engine: Engine, image: images.Image, drain: laz
             container.target,
             image,
             drain,
-            running=functools.partial(_replay, container),
+            running=functools.partial(_set_back, container),
         )
     engine.execs.release(container.record.id)
     restored.resume()
     restored.settle()
     hold, container.hold = container.hold, None
     hold.close()
+
+
+def _spoken(container: Container) -> frozenset[Connection]:
+    """Connections on which something was said since the wake, but those of the application with itself."""
+    application = container.supervisor.application()
+    if application is None:
+        return frozenset()
+    try:
+        own = processes.socket_inodes(processes.tree(application))
+        table = sockets.table(application, talks=True)
+    except OSError:
+        return frozenset()  # it has just ended, and so have they
+    mine = sockets.connections(table, own)
+    return frozenset(
+        one.connection()
+        for one in table
+        if one.inode in own
+        and one.talk not in (None, (None, None))
+        and Connection(*one.remote, *one.local) not in mine
+    )
+
+
+def _set_back(container: Container) -> None:
+    """It is where it was when it fell asleep: whoever has heard more from it has to be told, or would wait for ever."""
+    if container.spoken:
+        log.warning("drain.resets", extra={"connections": len(container.spoken)})
+        try:
+            sockets.reset(container.record.pid, container.spoken)
+        except OSError as error:
+            log.warning("drain.resets_failed", exc_info=error)
+    _replay(container)
 
 
 def _phases(clock: Clock, inside: dict[str, float]) -> dict[str, float]:

@@ -17,7 +17,7 @@ ATTRIBUTE = struct.Struct("=HH")
 HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence number, port."""
 
-_REQUEST_DUMP = 0x301
+_REQUEST_DUMP, _REQUEST_ACK = 0x301, 0x5
 _ERROR, _DONE = 2, 3
 
 _TYPE = 0x3FFF  # NLA_TYPE_MASK: without the flags
@@ -41,6 +41,19 @@ def ask(link: socket.socket, kind: int, request: bytes) -> None:
     """Send a request for all there is of something."""
     length = HEADER.size + len(request)
     link.send(HEADER.pack(length, kind, _REQUEST_DUMP, 0, 0) + request)
+
+
+def order(link: socket.socket, kind: int, request: bytes, who: str) -> None:
+    """Have something done.
+
+    Raises:
+        OSError: the kernel refused it; `who` is named.
+    """
+    length = HEADER.size + len(request)
+    link.send(HEADER.pack(length, kind, _REQUEST_ACK, 0, 0) + request)
+    number = -struct.unpack_from("=i", link.recv(4096), HEADER.size)[0]
+    if number:
+        raise OSError(number, f"{who}: {os.strerror(number)}")
 
 
 def answers(

@@ -190,6 +190,35 @@ def test_page_daemon_killed(pods: Pods) -> None:
     one.unharmed()
 
 
+@pytest.mark.timeout(120)
+def test_page_daemon_killed_when_something_was_said(pods: Pods) -> None:
+    """A client that has heard of what is lost then is reset, not left waiting; one that was silent since goes on."""
+    one = sleepers.python(pods, LARGE)
+    for delay in moments(12, 0.1):
+        with one.talk() as talk, one.talk() as silent:
+            silent.ask("1")
+            talk.ask("memory.update(n=0)")
+            one.sleep()
+            lazy = sleepers.helpers()["lazy"]
+            talk.ask("memory.update(n=1)")
+            time.sleep(delay)
+            for pid in sleepers.descendants(lazy):
+                if not sleepers.children(pid):
+                    kill(pid)
+            one.reach("RUNNING")
+            cri.until(lambda: not one.info()["draining"], 30)
+            lost = silent.ask("memory['n']") == 0
+            if lost:
+                with pytest.raises(ConnectionError):
+                    talk.ask("1")
+                break
+            assert talk.ask("memory['n']") == 1
+    else:
+        raise AssertionError("no drain was caught")
+    assert one.ask("memory['n']") == 0
+    one.unharmed()
+
+
 @pytest.mark.parametrize("state", ["awake", "asleep"])
 def test_zygotes_killed(pods: Pods, state: str) -> None:
     """With both zygotes killed the next sleep or wake starts new ones and works."""

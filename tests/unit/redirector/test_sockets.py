@@ -179,3 +179,15 @@ def test_the_kernels_table_has_our_own_listener():
             inode = os.fstat(server.fileno()).st_ino
             port = Port("tcp", server.getsockname()[1])
             assert sockets.listening(sockets.here(), {inode}) == {port}
+
+
+def test_what_is_to_be_reset_is_named_as_the_kernel_names_it():
+    """With its cookie: by its addresses alone the kernel would find the listener of a connection that has gone."""
+    cookie = struct.pack("=II", 7, 8)
+    one = message((POD, 6379), (NODE, 50000), State.ESTABLISHED, 41002)
+    one = one[:60] + cookie + one[68:]
+
+    [(found, which), end] = sockets._named(one + DONE)
+
+    assert (found, end) == (PEER, None)
+    assert which == one[20:60] + cookie
