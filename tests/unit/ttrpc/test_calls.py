@@ -23,7 +23,7 @@ class Echo:
         self.contexts = []
         self.running = 0
         self.peak = 0
-        self.cancelled = asyncio.Event()
+        self.hanging, self.cancelled = asyncio.Event(), asyncio.Event()
         self.services = server.Services()
         for method in ("Echo", "Slow", "Hang", "Refuse", "Crash", "Huge"):
             self.services.add(SERVICE, method, Text, getattr(self, method.lower()))
@@ -40,6 +40,7 @@ class Echo:
         return request
 
     async def hang(self, request, context):
+        self.hanging.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -194,7 +195,7 @@ async def test_handlers_end_with_their_connection(echo):
     """A client that goes away does not leave its handlers running."""
     task, (_, writer) = await raw(echo.services)
     writer.write(request(1, "Hang"))
-    await asyncio.sleep(0.02)
+    await echo.hanging.wait()
     writer.close()
     await asyncio.wait_for(task, 30)
     assert echo.cancelled.is_set()
@@ -323,8 +324,8 @@ async def test_closing_lets_calls_finish(echo, tmp_path):
     connected = await client.connect_unix(tmp_path / "s")
     slow = asyncio.create_task(connected.call(SERVICE, "Slow", Text(text="s"), Text))
     hang = asyncio.create_task(connected.call(SERVICE, "Hang", Text(), Text))
-    await asyncio.sleep(0.02)
-    await running.close(grace=0.3)
+    await echo.hanging.wait()
+    await running.close(grace=1)
     assert (await slow).text == "s"
     with pytest.raises(errors.TtrpcError) as caught:
         await hang
