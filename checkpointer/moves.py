@@ -195,17 +195,18 @@ class Moves:
             except Exception as error:
                 logger.warning("hold.failed", exc_info=error)
 
-    async def _give_back(self) -> None:
-        """Let in what waits for a container that has ended: the kernel refuses it, as it does where nobody sleeps.
+    async def _refuse(self) -> None:
+        """Tell everybody that a container has ended, as the kernel does where nobody sleeps.
 
         Else a client would wait for as long as it has patience: what it sends again may find no pod any more, and a
-        connection that was led to a pod is led there for as long as it is tried.
+        connection that was led to a pod is led there for as long as it is tried. Who is connected and has nothing to
+        say would never know.
         """
         if (hold := self._container.hold) is not None:
             try:
-                await self._threaded(hold.replay)
+                await self._threaded(hold.refuse)
             except (OSError, RedirectorError) as error:  # the pod may have gone with it
-                logger.info("replay.failed", extra={"reason": errors.reason_of(error)})
+                logger.info("refuse.failed", extra={"reason": errors.reason_of(error)})
 
     async def drain(self) -> Event | None:
         """Wait until the pages of a lazy wake are in; nobody hears of it unless they cannot come."""
@@ -255,7 +256,7 @@ class Moves:
     async def clean_up(self) -> None:
         """Take away everything that was the container's."""
         container, engine = self._container, self._engine
-        await self._give_back()
+        await self._refuse()
         await self.close_hold()
         engine.execs.release(container.record.id)
         # What an earlier daemon's hold left in the maps would keep the packets of its successor in the pod.

@@ -318,6 +318,13 @@ class Hold:
             ms = (time.perf_counter() - start) * 1e3
             return ReplayResult(self._written - before, self.dropped, ms)
 
+    def refuse(self) -> ReplayResult:
+        """The container has ended: reset the connections that have no socket, and let the kernel refuse what waits."""
+        with self._lock:
+            if self._mode & maps.MODE_SCOPE == maps.MODE_SET:
+                self._prober.hang_up()
+            return self.replay()
+
     def _drain(self, mode: int) -> bool:
         """Replay in `mode` until every redirected frame is accounted for; False when it never ends.
 

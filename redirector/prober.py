@@ -1,4 +1,4 @@
-"""Keepalives of ours for the connections of a sleeping container, sent from its pod at the application's intervals."""
+"""Keepalives of ours for a sleeping container's connections, from its pod at the application's intervals; resets if it ends."""
 
 from __future__ import annotations
 
@@ -53,6 +53,14 @@ class Prober:
             self._raw.send(segments.keepalive(connection, stream), target)
         following = self._keepalives.next()
         return None if following is None else max(following - now, _PAUSE)
+
+    def hang_up(self) -> None:
+        """Reset all connections: no socket of theirs comes back."""
+        for connection, stream in self._streams.values():
+            target = segments.addresses(connection)[1]
+            for packet in segments.resets(connection, stream):
+                self._raw.send(packet, target)
+        self.begin({})
 
     def note(self, frame: Frame | None) -> None:
         """Note a peer's sign of life, or of death."""

@@ -1,4 +1,4 @@
-"""A keepalive of ours as one IP packet. Pure functions; redirector/frames.py reads what this writes."""
+"""A segment of ours as one IP packet: a keepalive, a reset. Pure functions; redirector/frames.py reads what this writes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import struct
 
 from redirector.endpoints import Connection, Stream
-from redirector.frames import ACK
+from redirector.frames import ACK, RST
 
 _TIMESTAMP = struct.Struct(">BBBBII")
 _NOP, _KIND, _LENGTH = 1, 8, 10
@@ -36,8 +36,10 @@ def _packed(text: str) -> bytes:
     return (mapped or address).packed
 
 
-def tcp(connection: Connection, stream: Stream, seq: int, payload: bytes = b"") -> bytes:
-    """Return a segment of `connection` as an IP packet; `seq` and payload are all that it chooses."""
+def tcp(
+    connection: Connection, stream: Stream, seq: int, payload: bytes = b"", *, flags: int = ACK
+) -> bytes:
+    """Return a segment of `connection` as an IP packet; `seq`, payload and flags are all that it chooses."""
     options = b""
     if stream.tsval is not None:
         # The image does not keep the peer's clock. Zero is what the restored socket sends until it hears it again.
@@ -50,7 +52,7 @@ def tcp(connection: Connection, stream: Stream, seq: int, payload: bytes = b"") 
         seq % (1 << 32),
         stream.rcv_nxt,
         words << 4,
-        ACK,
+        flags,
         min(stream.window >> stream.shift, _MAX_WINDOW),
         0,
         0,
@@ -72,3 +74,12 @@ def tcp(connection: Connection, stream: Stream, seq: int, payload: bytes = b"") 
 def keepalive(connection: Connection, stream: Stream) -> bytes:
     """Return what the kernel sends when the connection was quiet for long: nothing, one byte too early."""
     return tcp(connection, stream, stream.snd_una - 1)
+
+
+def resets(connection: Connection, stream: Stream) -> list[bytes]:
+    """Return what ends the connection at its peer, whether that has got what it has not acknowledged or not.
+
+    It believes a reset at the very byte that it expects (RFC 5961), whatever its time (RFC 7323, 5.2).
+    """
+    at = sorted({stream.snd_una, stream.snd_nxt})
+    return [tcp(connection, stream, seq, flags=RST | ACK) for seq in at]

@@ -20,6 +20,8 @@ from ttrpc.errors import TtrpcError
 
 Pods = Callable[..., cri.Pod]
 
+WAKE_ON_STOP = "zeropod.ctrox.dev/wake-on-stop"
+
 #: Writes a file on SIGTERM and ends with 4.
 HANDLER = """
 def ended(number, frame):
@@ -144,6 +146,27 @@ def test_who_waits_for_one_that_ends_is_refused(pods: Pods) -> None:
             client.recv(1)
 
 
+@pytest.mark.parametrize("stop", ["by force", "without a wake"])
+def test_who_is_connected_to_one_that_ends_asleep_is_told(pods: Pods, stop: str) -> None:
+    """The kernel has no socket that would tell: clients, and whoever the application called, see a reset."""
+    forced = stop == "by force"
+    wake = {} if forced else {WAKE_ON_STOP: "false"}
+    pod = pods(annotations={sleepers.SCALEDOWN: "1h", **wake})
+    with socket.create_server(("10.88.0.1", 0)) as called:
+        called.settimeout(patience.seconds(20))
+        call = f"called = socket.create_connection({called.getsockname()})"
+        one = sleepers.python(pods, call, pod=pod)
+        server, _ = called.accept()
+        with server, one.talk() as talk:
+            talk.ask("1")
+            one.sleep()
+            assert one.container.stop(0 if forced else 20).exit_code == (137 if forced else 0)
+            for peer in (talk.sock, server):
+                peer.settimeout(patience.seconds(20))
+                with pytest.raises(ConnectionResetError):
+                    peer.recv(1)
+
+
 @pytest.mark.timeout(120)
 def test_exit_right_after_a_wake(pods: Pods) -> None:
     """An application that ends within milliseconds of a wake ends the container with its code, not with an error."""
@@ -185,9 +208,6 @@ def test_stop_during_a_dump(pods: Pods, tmp_path: Path) -> None:
 def _try_to_sleep(one: sleepers.Sleeper) -> None:
     with contextlib.suppress(TtrpcError):
         one.sleep()
-
-
-WAKE_ON_STOP = "zeropod.ctrox.dev/wake-on-stop"
 
 
 @pytest.mark.annotation("wake-on-stop")

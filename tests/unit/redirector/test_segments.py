@@ -1,4 +1,4 @@
-"""A keepalive of ours, read back."""
+"""A keepalive of ours, and a reset, read back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unit.redirector.packets import ETHERNET
 
 from redirector import frames, segments
 from redirector.endpoints import Connection, Stream
-from redirector.frames import ACK
+from redirector.frames import ACK, RST
 
 STREAM = Stream(7000, 7000, 100, 1 << 20, 7, 123456, None)
 
@@ -48,3 +48,17 @@ def test_a_keepalive_is_one_byte_too_early_and_empty(
     if header == 20:
         assert checksum(packet[:20]) == 0
     assert len(tcp) == (20 if tsval is None else 32)
+
+
+@pytest.mark.parametrize(("sent", "at"), [(7000, [7000]), (7300, [7000, 7300])])
+def test_a_reset_is_at_the_byte_that_the_peer_expects(sent: int, at: list[int]):
+    """Two, if it is not known whether the peer has got what it has not acknowledged."""
+    stream = STREAM._replace(snd_nxt=sent)
+    found = []
+    for packet in segments.resets(Connection("10.0.0.2", 80, "10.0.0.1", 4242), stream):
+        frame = frames.parse(ETHERNET + b"\x08\x00" + packet)
+        assert frame is not None
+        assert (frame.flags, frame.payload) == (RST | ACK, 0)
+        assert checksum(packet[12:20] + struct.pack(">II", len(packet) - 20, 6) + packet[20:]) == 0
+        found.append(frame.seq)
+    assert found == at
