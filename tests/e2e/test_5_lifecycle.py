@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from e2e import kubectl, nodes, product, workloads
-from e2e.apps import App
+from e2e.apps import App, client, inside
 
 SOON = {"scaledown-duration": "3s"}
 
@@ -78,6 +78,29 @@ def test_a_deployment_is_rolled_out_asleep(deploy: Callable[..., App]) -> None:
 def strict() -> dict[str, Any]:
     """A liveness probe that has a container restarted after four seconds."""
     return {"httpGet": {"path": "/", "port": 80}, "periodSeconds": 2, "failureThreshold": 2}
+
+
+def test_a_rollout_loses_no_request(deploy: Callable[..., App]) -> None:
+    """With the pause before its end that any pod behind a Service needs, until nobody is led to it any more."""
+    pause = {"preStop": {"sleep": {"seconds": 8}}}
+    probe = {"httpGet": {"path": "/", "port": 80}, "periodSeconds": 1}
+    app = deploy(
+        workloads.nginx(lifecycle=pause, readinessProbe=probe),
+        annotations=SOON,
+        as_deployment=True,
+        terminationGracePeriodSeconds=60,
+    )
+    app.asleep()
+    before, over = app.pod, f"/tmp/{app.name}"
+    ask = f"until [ -e {over} ]; do wget -q -T 60 -O /dev/null http://{app.address()}/ || echo lost; done"
+    words = ["-n", workloads.NAMESPACE, f"deployment/{app.name}"]
+    kubectl.run("set", "env", *words, "CHANGED=yes")
+    with kubectl.background(*inside("busybox"), "sh", "-c", ask) as asking:
+        gone = ["pod", "-n", workloads.NAMESPACE, before]
+        kubectl.until(lambda: not kubectl.exists(*gone), "the old pod is still there", 120)
+        client("touch", over)
+        told, _ = asking.communicate(timeout=120)
+    assert (told, asking.returncode) == ("", 0)
 
 
 def test_the_daemon_set_is_upgraded(redis: App, deploy: Callable[..., App]) -> None:
