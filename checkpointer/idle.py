@@ -148,7 +148,7 @@ def decide(now: float, facts: Facts, policy: Policy) -> Idle | Busy:
     last = max(traffic, facts.worked)
     if now < last + scaledown:
         where = _shown(latest.where) if latest.last > since else ""
-        because = f"last traffic {now - last:.0f} s ago{where}"
+        because = f"last traffic {max(0.0, now - last):.0f} s ago{where}"  # or during the look
         return Busy(last + scaledown, facts.work if last > traffic else because)
     if facts.unsent and now < last + policy.max_request:
         return Busy(

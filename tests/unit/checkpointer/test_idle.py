@@ -22,6 +22,11 @@ def test_it_is_idle_one_scaledown_duration_after_the_last_payload_in_any_directi
     assert when(160.0, Seen(90.0, 100.0)) == Idle()
 
 
+def test_traffic_while_it_is_looked_at_was_not_before_now():
+    """The clock was read first, the packets' times after it."""
+    assert when(100.0, Seen(90.0, 100.5)) == Busy(160.5, "last traffic 0 s ago")
+
+
 def test_the_busiest_port_decides():
     """One quiet port does not put the others to sleep."""
     assert isinstance(when(100.0, Seen(1.0, 2.0), Seen(70.0, 71.0)), Busy)
