@@ -61,13 +61,12 @@ class Meanwhile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.end()
+        self._over.set()
 
     def end(self) -> None:
         """Begin with what has come in since the last look, and then with nothing more."""
-        if not self._over.is_set():
-            self._over.set()
-            self._begin()
+        self._over.set()
+        self._begin()
 
     def _begin(self) -> None:
         with contextlib.suppress(OSError):  # the directory has gone
