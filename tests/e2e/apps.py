@@ -111,6 +111,15 @@ class App:
             fast=fast,
         )
 
+    def deleted(self, *, fast: float = 60.0) -> str:
+        """Delete its pod and wait for its end; all that its log said until then."""
+        words = ["-n", workloads.NAMESPACE, self.pod]
+        with kubectl.background("logs", "-f", *words) as running:
+            kubectl.run("delete", "pod", *words, fast=fast)
+            told, _ = running.communicate(timeout=90)
+        assert not kubectl.exists("pod", *words)
+        return told
+
     def redis(self, *command: str) -> str:
         """What redis answers to a client in another pod."""
         return client("redis-cli", "-h", self.address(), *command, container="redis").strip()

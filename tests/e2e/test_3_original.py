@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from e2e import apps, kubectl, workloads
+from e2e import apps, workloads
 from e2e.apps import App
 
 SOON = {"scaledown-duration": "3s"}
@@ -146,7 +146,8 @@ def test_probes_do_not_wake(
 
 def test_deleted_after_a_restore(deploy: Callable[..., App]) -> None:
     """A pod that has slept and woken ends as any other."""
-    app = deploy(workloads.nginx(), annotations=SOON)
+    # Were it not to end by itself, nothing would end it in time.
+    app = deploy(workloads.nginx(), annotations=SOON, terminationGracePeriodSeconds=600)
     app.asleep()
     app.fetch()
-    kubectl.run("delete", "pod", "-n", workloads.NAMESPACE, app.pod, fast=60)
+    app.deleted()

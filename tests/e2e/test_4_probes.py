@@ -151,10 +151,7 @@ def test_a_hook_wakes(deploy: Callable[..., App]) -> None:
     hook = {"preStop": {"httpGet": {"path": "/?goodbye", "port": 80}}}
     app = deploy(workloads.nginx(lifecycle=hook), annotations=SOON)
     app.asleep()
-    words = ["-n", workloads.NAMESPACE, app.pod]
-    with kubectl.background("logs", "-f", *words) as running:
-        kubectl.run("delete", "pod", *words, fast=60)
-        told, _ = running.communicate(timeout=90)
+    told = app.deleted()
     assert "/?goodbye" in told
     assert "kube-lifecycle" in told
 

@@ -51,12 +51,7 @@ def test_a_sleeping_pod_is_deleted(deploy: Callable[..., App]) -> None:
         terminationGracePeriodSeconds=60,
     )
     app.asleep()
-    words = ["-n", workloads.NAMESPACE, app.pod]
-    with kubectl.background("logs", "-f", *words) as running:
-        kubectl.run("delete", "pod", *words, fast=120)
-        told, _ = running.communicate(timeout=90)
-    assert "goodbye" in told
-    assert not kubectl.exists("pod", *words)
+    assert "goodbye" in app.deleted(fast=120)
 
 
 def test_a_deployment_is_rolled_out_asleep(deploy: Callable[..., App]) -> None:
